@@ -1,0 +1,193 @@
+"""What a configuration means beyond its schema: names that must agree, paths, derived lists.
+
+Only the standard library is imported here, because every job parses the Snakefile again. Checks
+that open data files are in :mod:`deepmr.preflight`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Config = Mapping[str, Any]
+
+
+class ConfigError(ValueError):
+    """The configuration contradicts itself; the message lists every problem with its key."""
+
+
+def check(config: Config) -> None:
+    """Check what a schema cannot say.
+
+    Parameters
+    ----------
+    config : mapping
+        A configuration that has passed the schema, defaults filled in.
+
+    Raises
+    ------
+    ConfigError
+        With one line for each problem: the key's path, what was found, what to write instead.
+    """
+    problems = [
+        *_pairs(config),
+        *_targets(config),
+        *_models(config),
+        *_windows(config),
+        *_mr(config),
+    ]
+    if problems:
+        raise ConfigError("the configuration contradicts itself:\n  " + "\n  ".join(problems))
+
+
+def _pairs(config: Config) -> list[str]:
+    targets = config["targets"]
+    problems = [
+        f"pairs.{name}.{role}: no target is called {pair[role]!r}; targets are {', '.join(targets)}"
+        for name, pair in config["pairs"].items()
+        for role in ("exposure", "outcome")
+        if pair[role] not in targets
+    ]
+    problems += [
+        f"pairs.{name}: exposure and outcome are both {pair['exposure']!r}; name two targets"
+        for name, pair in config["pairs"].items()
+        if pair["exposure"] == pair["outcome"]
+    ]
+    kept = config["mutagenesis"]["targets"]
+    if kept is not None:
+        problems += [
+            f"mutagenesis.targets: no target is called {name!r}; targets are {', '.join(targets)}"
+            for name in kept
+            if name not in targets
+        ]
+        problems += [
+            f"mutagenesis.targets: {name!r} is missing, but a pair names it; add it or write null"
+            for name in _named_by_pairs(config)
+            if name not in kept
+        ]
+    return problems
+
+
+def _targets(config: Config) -> list[str]:
+    problems = []
+    genome = config["data"]["source"] == "genome"
+    for name, target in config["targets"].items():
+        key = f"targets.{name}"
+        if genome and target["peaks"] is None:
+            problems.append(f"{key}.peaks: missing; with data.source genome, name a BED file")
+        if genome and target["column"] is not None:
+            problems.append(f"{key}.column: only for data.source sequences; leave it out")
+        if genome and target["type"] == "continuous":
+            problems.append(f"{key}.type: continuous labels need data.source sequences")
+        if not genome and (target["peaks"] is not None or target["measured"] is not None):
+            problems.append(f"{key}.peaks: only for data.source genome; name a column instead")
+        if target["value_column"] is not None and target["type"] != "count":
+            problems.append(f"{key}.value_column: only for type count; leave it out")
+    if not genome and config["data"]["labels"] is None:
+        problems.append("data.labels: missing; with data.source sequences, name a label table")
+    if genome and config["data"]["labels"] is not None:
+        problems.append("data.labels: only for data.source sequences; leave it out")
+    return problems
+
+
+def _models(config: Config) -> list[str]:
+    problems = []
+    method = config["draws"]["method"]
+    for name, model in config["models"].items():
+        key = f"models.{name}"
+        if (model["code"] is None) != (model["weights"] is None):
+            problems.append(f"{key}: code and weights go together; name both, or neither to train")
+        if model["code"] is not None and ":" not in model["code"]:
+            problems.append(
+                f"{key}.code: {model['code']!r} names no function; write file.py:function"
+            )
+        if method.startswith("ensemble") and model["members"] < 2:
+            problems.append(
+                f"{key}.members: draws.method {method} needs 2 or more members, found "
+                f"{model['members']}; raise it, or use draws.method mc_dropout"
+            )
+    return problems
+
+
+def _windows(config: Config) -> list[str]:
+    windows, split = config["windows"], config["split"]
+    problems = []
+    if config["data"]["source"] == "genome":
+        if windows["bin"] > windows["length"]:
+            problems.append(
+                f"windows.bin: {windows['bin']} is longer than windows.length {windows['length']}"
+            )
+        problems += [
+            f"split.{part}: empty; name at least one chromosome"
+            for part in ("validation", "test")
+            if not split[part]
+        ]
+    parts = ("validation", "test", "exclude")
+    for i, first in enumerate(parts):
+        for second in parts[i + 1 :]:
+            both = sorted(set(split[first]) & set(split[second]))
+            if both:
+                problems.append(f"split: {', '.join(both)} is in both {first} and {second}")
+    return problems
+
+
+def _mr(config: Config) -> list[str]:
+    problems = []
+    for section, listed in (("mr", "methods"), ("meta", "combinations")):
+        primary, names = config[section]["primary"], config[section][listed]
+        if primary not in names:
+            problems.append(f"{section}.primary: {primary!r} is not in {section}.{listed} {names}")
+    if config["sampling"]["bound"] + config["sampling"]["unbound"] == 0:
+        problems.append("sampling: bound and unbound are both 0; ask for some sequences")
+    if config["instruments"]["rule"] == "motif":
+        problems += [
+            f"targets.{target}.motif: missing, but instruments.rule is motif and pairs.{name} asks "
+            "both directions; name a motif, or use instruments.rule auto"
+            for name, pair in config["pairs"].items()
+            for target in (pair["exposure"], pair["outcome"])
+            if target in config["targets"] and config["targets"][target]["motif"] is None
+        ]
+    return problems
+
+
+def data_path(config: Config, name: str | None) -> str | None:
+    """Return a path of the data or targets section, below ``data.directory``; null stays."""
+    return None if name is None else str(Path(config["data"]["directory"]) / name)
+
+
+def data_files(config: Config) -> dict[str, str | list[str]]:
+    """Return the input files of the windows, by role, as a rule lists them."""
+    files: dict[str, str | list[str]] = {"fasta": str(data_path(config, config["data"]["fasta"]))}
+    for role in ("labels", "blacklist"):
+        path = data_path(config, config["data"][role])
+        if path is not None:
+            files[role] = path
+    for role in ("peaks", "measured"):
+        paths = [data_path(config, target[role]) for target in config["targets"].values()]
+        listed = [path for path in paths if path is not None]
+        if listed:
+            files[role] = listed
+    return files
+
+
+def _named_by_pairs(config: Config) -> list[str]:
+    named = {pair[role] for pair in config["pairs"].values() for role in ("exposure", "outcome")}
+    return [name for name in config["targets"] if name in named]
+
+
+def kept_targets(config: Config) -> list[str]:
+    """Return the targets whose mutation effects are kept, in the configuration's order."""
+    listed = config["mutagenesis"]["targets"]
+    return _named_by_pairs(config) if listed is None else list(listed)
+
+
+def exposures(config: Config) -> list[str]:
+    """Return the exposures of the pairs, for each of which sequences are sampled."""
+    named = {pair["exposure"] for pair in config["pairs"].values()}
+    return [name for name in config["targets"] if name in named]
+
+
+def imported_models(config: Config) -> list[str]:
+    """Return the models that are a user's own network and are not trained."""
+    return [name for name, model in config["models"].items() if model["code"] is not None]

@@ -1,0 +1,369 @@
+"""Every Parquet table of a run: its schema, and reading and writing that never leaves a half.
+
+A table is written under a temporary name and renamed when it is complete, so a reader sees all of
+it or nothing. What made it (code fingerprint, configuration hash, seed, versions) stands in the
+Parquet metadata under the key ``deepmr``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+Metadata = Mapping[str, Any]
+
+_METADATA_KEY = b"deepmr"
+_COMPRESSION = "zstd"
+
+
+class DamagedTableError(ValueError):
+    """A Parquet file that cannot be read to its end."""
+
+
+def _field(name: str, kind: pa.DataType, unit: str | None = None) -> pa.Field:
+    return pa.field(name, kind, metadata={"unit": unit} if unit else None)
+
+
+def _schema(columns: Iterable[tuple[Any, ...]]) -> pa.Schema:
+    return pa.schema([_field(*column) for column in columns])
+
+
+_WINDOW: list[tuple[Any, ...]] = [
+    ("sequence_id", pa.string()),
+    ("chrom", pa.string()),
+    ("start", pa.int64(), "bp, 0-based, first base"),
+    ("end", pa.int64(), "bp, 0-based, one past the last base"),
+    ("strand", pa.string(), "+, - or . (not stranded)"),
+]
+
+
+def windows_schema(targets: Sequence[str]) -> pa.Schema:
+    """Return the schema of ``windows.parquet``: a genomic window and its label for each target."""
+    labels = [
+        (f"label.{t}", pa.float32(), "0/1, count or value; null = not measured") for t in targets
+    ]
+    return _schema([*_WINDOW, ("split", pa.string(), "train, validation or test"), *labels])
+
+
+def sequences_schema(exposures: Sequence[str]) -> pa.Schema:
+    """Return the schema of ``sequences.parquet``: a sampled held-out sequence and its strata."""
+    strata = [
+        (f"stratum.{e}", pa.string(), "bound, unbound; null = not sampled for it")
+        for e in exposures
+    ]
+    return _schema([*_WINDOW, ("sequence", pa.string(), "ACGT as the model reads it"), *strata])
+
+
+def predictions_schema(targets: Sequence[str], n_draws: int) -> pa.Schema:
+    """Return the schema of the predictions: a held-out window, its eval logit and logit draws."""
+    draws = pa.list_(pa.float32(), n_draws)
+    target = pa.struct([("eval", pa.float32()), ("draws", draws)])
+    return _schema(
+        [
+            ("sequence_id", pa.string()),
+            ("split", pa.string()),
+            *((t, target, "logit (link scale)") for t in targets),
+        ]
+    )
+
+
+def effects_schema(targets: Sequence[str], n_draws: int) -> pa.Schema:
+    """Return the schema of a shard of mutation effects: mutant logit minus reference logit."""
+    draws = pa.list_(pa.float16(), n_draws)
+    target = pa.struct(
+        [("eval", pa.float32()), ("mean", pa.float32()), ("sd", pa.float32()), ("draws", draws)]
+    )
+    return _schema(
+        [
+            ("sequence_id", pa.string()),
+            ("position", pa.int32(), "bp, 0-based in the sequence"),
+            ("ref", pa.string()),
+            ("alt", pa.string()),
+            *((t, target, "logit difference (link scale)") for t in targets),
+        ]
+    )
+
+
+def references_schema(targets: Sequence[str], n_draws: int) -> pa.Schema:
+    """Return the schema of a shard of reference predictions: a sequence, its logits."""
+    draws = pa.list_(pa.float32(), n_draws)
+    target = pa.struct([("eval", pa.float32()), ("draws", draws)])
+    return _schema(
+        [("sequence_id", pa.string()), *((t, target, "logit (link scale)") for t in targets)]
+    )
+
+
+HISTORY = _schema(
+    [
+        ("member", pa.int32()),
+        ("epoch", pa.int32()),
+        ("train_loss", pa.float64()),
+        ("validation_loss", pa.float64()),
+        ("learning_rate", pa.float64()),
+        ("seconds", pa.float64(), "s"),
+    ]
+)
+"""Learning curves: a row is an epoch of a member; ``auroc.<target>`` columns follow."""
+
+TRUTH = _schema(
+    [
+        ("exposure", pa.string()),
+        ("outcome", pa.string()),
+        ("theta", pa.float64(), "structural effect, logit per logit"),
+        ("marginal_slope", pa.float64(), "slope of the true marginal logits"),
+        ("marginal_slope_se", pa.float64(), "Monte Carlo standard error"),
+        ("n_mutations", pa.int64()),
+    ]
+)
+
+MR = _schema(
+    [
+        ("sequence_id", pa.string()),
+        ("model", pa.string()),
+        ("pair", pa.string()),
+        ("direction", pa.string(), "forward or reverse"),
+        ("exposure", pa.string()),
+        ("outcome", pa.string()),
+        ("stratum", pa.string(), "bound or unbound, by the pair's exposure"),
+        ("method", pa.string()),
+        ("instrument_rule", pa.string()),
+        ("estimate", pa.float64(), "outcome per exposure on the effect scale"),
+        ("se", pa.float64(), "Rubin total of se_within and se_draws"),
+        ("se_kind", pa.string()),
+        ("ci_low", pa.float64(), "95 %"),
+        ("ci_high", pa.float64(), "95 %"),
+        ("p_value", pa.float64()),
+        ("se_within", pa.float64(), "within a draw: scatter of the instruments"),
+        ("se_draws", pa.float64(), "SD of the estimate over draws"),
+        ("estimate_diagonal", pa.float64(), "from mean effects, correlations ignored"),
+        ("se_diagonal", pa.float64(), "analytic, correlations ignored"),
+        ("p_value_diagonal", pa.float64()),
+        ("n_instruments", pa.int32()),
+        ("mean_f", pa.float64()),
+        ("i2_gx", pa.float64()),
+        ("i2_gx_weighted", pa.float64()),
+        ("q", pa.float64()),
+        ("q_p", pa.float64()),
+        ("intercept", pa.float64()),
+        ("intercept_se", pa.float64()),
+        ("intercept_p", pa.float64()),
+        ("status", pa.string()),
+        ("draws", pa.list_(pa.float32()), "estimate of each draw"),
+        ("draws_se", pa.list_(pa.float32()), "standard error within each draw"),
+    ]
+)
+"""``mr.parquet``: a row is sequence × pair × direction × method."""
+
+META = _schema(
+    [
+        ("model", pa.string()),
+        ("pair", pa.string()),
+        ("direction", pa.string()),
+        ("exposure", pa.string()),
+        ("outcome", pa.string()),
+        ("method", pa.string()),
+        ("instrument_rule", pa.string()),
+        ("stratum", pa.string(), "all, bound or unbound"),
+        ("combination", pa.string(), "REML, DL or median over sequences"),
+        ("inference", pa.string(), "draw_wise (model error kept) or diagonal (ignored)"),
+        ("k", pa.int32(), "sequences combined"),
+        ("n_sequences", pa.int32(), "sequences asked, whatever their status"),
+        ("estimate", pa.float64()),
+        ("se", pa.float64()),
+        ("se_within", pa.float64()),
+        ("se_draws", pa.float64()),
+        ("ci_low", pa.float64(), "95 %"),
+        ("ci_high", pa.float64(), "95 %"),
+        ("p_value", pa.float64()),
+        ("tau2", pa.float64()),
+        ("i2", pa.float64(), "percent"),
+        ("h2", pa.float64()),
+        ("q", pa.float64()),
+        ("q_p", pa.float64()),
+        ("pi_low", pa.float64(), "95 % prediction interval"),
+        ("pi_high", pa.float64(), "95 % prediction interval"),
+        ("fdr", pa.float64(), "Benjamini-Hochberg over pairs and directions"),
+        ("status", pa.string()),
+    ]
+)
+"""``meta.parquet``: a row is pair × direction × method × stratum × combination × inference."""
+
+CALIBRATION = _schema(
+    [
+        ("model", pa.string()),
+        ("target", pa.string()),
+        ("calibrator", pa.string()),
+        ("split", pa.string()),
+        ("n", pa.int64()),
+        ("n_positive", pa.int64()),
+        ("auroc", pa.float64()),
+        ("auprc", pa.float64()),
+        ("nll", pa.float64(), "nats a window"),
+        ("brier", pa.float64()),
+        ("ece", pa.float64(), "equal-mass bins"),
+        ("o_over_e", pa.float64(), "observed over expected positives"),
+        ("ece_null_low", pa.float64(), "2.5 % of a perfectly calibrated model"),
+        ("ece_null_high", pa.float64(), "97.5 % of a perfectly calibrated model"),
+        ("status", pa.string()),
+    ]
+)
+"""``calibration.parquet``: a row is target × calibrator × split."""
+
+
+def draws_column(values: NDArray[np.floating[Any]]) -> pa.Array:
+    """Pack an (n, draws) array as a fixed-size list column, keeping its float width."""
+    n, size = values.shape
+    flat = pa.array(np.ascontiguousarray(values).reshape(-1))
+    return (
+        pa.FixedSizeListArray.from_arrays(flat, size)
+        if n
+        else pa.array([], pa.list_(flat.type, size))
+    )
+
+
+def draws_array(column: pa.Array | pa.ChunkedArray) -> NDArray[np.floating[Any]]:
+    """Unpack a fixed-size list column to an (n, draws) array, keeping its float width."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if isinstance(array, pa.ChunkedArray):
+        array = array.chunk(0)
+    return array.flatten().to_numpy(zero_copy_only=False).reshape(len(array), array.type.list_size)
+
+
+def _with_metadata(schema: pa.Schema, metadata: Metadata | None) -> pa.Schema:
+    if metadata is None:
+        return schema
+    return schema.with_metadata({_METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)})
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary name beside `path`; rename it to `path` when the block succeeds.
+
+    Parameters
+    ----------
+    path : path
+        The final file; its folder is made.
+
+    Yields
+    ------
+    Path
+        Where to write. Nobody else uses this name, so an orphaned job cannot mix with its
+        replacement. It is removed when the block raises.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)  # noqa: PTH105 (Path.replace reads like str.replace)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writer(
+    path: str | Path, schema: pa.Schema, metadata: Metadata | None = None
+) -> Iterator[pq.ParquetWriter]:
+    """Open a Parquet file for writing row group by row group; it appears when the block ends.
+
+    Parameters
+    ----------
+    path : path
+        The final file.
+    schema : pyarrow.Schema
+        One of this module's schemas.
+    metadata : mapping, optional
+        What made the table; JSON values.
+
+    Yields
+    ------
+    pyarrow.parquet.ParquetWriter
+        Call ``write_table`` on it, once per row group.
+    """
+    with (
+        replacing(path) as temporary,
+        pq.ParquetWriter(
+            temporary, _with_metadata(schema, metadata), compression=_COMPRESSION
+        ) as out,
+    ):
+        yield out
+
+
+def write_table(
+    table: pa.Table,
+    path: str | Path,
+    schema: pa.Schema | None = None,
+    metadata: Metadata | None = None,
+) -> None:
+    """Write a whole table, cast to `schema`, with its provenance.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        Rows to write; column order and types follow `schema`.
+    path : path
+        The final file.
+    schema : pyarrow.Schema, optional
+        One of this module's schemas; the table's own when left out.
+    metadata : mapping, optional
+        What made the table; JSON values.
+
+    Raises
+    ------
+    ValueError
+        If a column of the schema is missing or cannot be cast.
+    """
+    if schema is not None:
+        missing = [name for name in schema.names if name not in table.column_names]
+        if missing:
+            raise ValueError(
+                f"{path}: the table lacks the columns {missing}; it has {table.column_names}"
+            )
+        table = table.select(schema.names).cast(schema)
+    with writer(path, schema if schema is not None else table.schema, metadata) as out:
+        out.write_table(table.replace_schema_metadata(None))
+
+
+def read_table(path: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table, or some of its columns (``target.mean`` keeps one part of a struct).
+
+    Raises
+    ------
+    DamagedTableError
+        If the file is truncated or no Parquet file.
+    """
+    try:
+        with pq.ParquetFile(path) as file:
+            return file.read(columns=None if columns is None else list(columns))
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DamagedTableError(
+            f"{path} cannot be read as Parquet ({error}); delete it and run the same command again"
+        ) from error
+
+
+def read_tables(paths: Sequence[str | Path], columns: Sequence[str] | None = None) -> pa.Table:
+    """Read the listed files, in the order given, as one table."""
+    return pa.concat_tables([read_table(path, columns) for path in paths])
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Return what made a table, as it was given to :func:`write_table`."""
+    stored = pq.read_schema(path).metadata or {}
+    return json.loads(stored[_METADATA_KEY]) if _METADATA_KEY in stored else {}
+
+
+def targets_of(schema: pa.Schema) -> list[str]:
+    """Return the targets of a predictions, effects or references table, in their order."""
+    return [field.name for field in schema if pa.types.is_struct(field.type)]

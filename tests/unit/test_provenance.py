@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from deepmr import provenance
+
+SOURCE = """'Module text.'
+
+from deepmr.b import f
+
+
+def g(x):
+    'Text.'
+    return f(x) + 1
+"""
+SAME_CODE = """'Other.'
+from deepmr.b import f
+# why
+def g(x):
+    'New.'
+    return f( x )+1
+"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A little package `deepmr` whose files a test may edit."""
+    root = tmp_path / "deepmr"
+    root.mkdir()
+    (root / "__init__.py").write_text("")
+    (root / "a.py").write_text(SOURCE)
+    (root / "b.py").write_text("def f(x):\n    return x\n")
+    (root / "alone.py").write_text("import numpy\n")
+    monkeypatch.setattr(provenance, "_PACKAGE", root)
+    caches = (provenance._tree, provenance._imports, provenance._code)
+
+    def edit(name: str, text: str) -> None:
+        (root / name).write_text(text)
+        for cached in caches:
+            cached.cache_clear()
+
+    edit("c.py", "")
+    yield edit
+    for cached in caches:
+        cached.cache_clear()
+
+
+def test_docstring_comment_and_layout_do_not_count(package):
+    before = provenance.fingerprint("deepmr.a")
+    package("a.py", SAME_CODE)
+    assert provenance.fingerprint("deepmr.a") == before
+
+
+def test_attribute_note_does_not_count(package):
+    package("b.py", "X = 1\n")
+    before = provenance.fingerprint("deepmr.a")
+    package("b.py", 'X = 1\n"""What X is."""\n')
+    assert provenance.fingerprint("deepmr.a") == before
+
+
+def test_edit_of_an_imported_module_counts(package):
+    before = provenance.fingerprint("deepmr.a"), provenance.fingerprint("deepmr.alone")
+    package("b.py", "def f(x):\n    return 2 * x\n")
+    assert provenance.fingerprint("deepmr.a") != before[0]
+    assert provenance.fingerprint("deepmr.alone") == before[1]
+
+
+def test_edit_of_a_parent_package_counts(package, tmp_path):
+    sub = tmp_path / "deepmr" / "sub"
+    sub.mkdir()
+    package("sub/__init__.py", "")
+    package("sub/m.py", "")
+    package("a.py", "import deepmr.sub.m\n")
+    before = provenance.fingerprint("deepmr.a")
+    package("sub/__init__.py", "X = 1\n")
+    assert provenance.fingerprint("deepmr.a") != before
+
+
+def test_stale_copy_is_refused(package):
+    expected = provenance.fingerprint("deepmr.a", "deepmr.alone")
+    provenance.verify(expected)
+    package("b.py", "def f(x):\n    return 2 * x\n")
+    with pytest.raises(provenance.StaleCodeError, match="the workflow was started with"):
+        provenance.verify(expected)
+
+
+def test_unknown_module_is_an_error(package):
+    with pytest.raises(ModuleNotFoundError, match=r"deepmr\.nothing"):
+        provenance.fingerprint("deepmr.nothing")
+
+
+def test_every_imported_module_of_the_real_package_is_found():
+    assert "deepmr.genome.alphabet" in provenance._closure(["deepmr.motifs"])
+
+
+def test_config_hash_ignores_key_order():
+    assert provenance.config_hash({"a": 1, "b": [2]}) == provenance.config_hash({"b": [2], "a": 1})
+    assert provenance.config_hash({"a": 1}) != provenance.config_hash({"a": 2})
+
+
+def test_versions_name_what_results_depend_on():
+    found = provenance.versions()
+    assert found["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert {"torch", "numpy", "snakemake", "deepmr"} <= set(found)
+
+
+def test_missing_package_is_said(monkeypatch):
+    monkeypatch.setattr(provenance, "_PACKAGES", ("no-such-package",))
+    assert provenance.versions()["no-such-package"] == "not installed here"
+
+
+def test_fingerprint_does_not_depend_on_where_the_package_lies(package, tmp_path, monkeypatch):
+    before = provenance.fingerprint("deepmr.a")
+    moved = tmp_path / "elsewhere" / "deepmr"
+    shutil.copytree(tmp_path / "deepmr", moved)
+    monkeypatch.setattr(provenance, "_PACKAGE", Path(moved))
+    for cached in (provenance._tree, provenance._imports, provenance._code):
+        cached.cache_clear()
+    assert provenance.fingerprint("deepmr.a") == before

@@ -1,0 +1,78 @@
+if "simulation" in config:
+
+    rule simulate_genome:
+        input:
+            motifs=config["motifs"],
+        output:
+            fasta=f"{RESULTS}/simulated/genome.fa",
+            peaks=expand(f"{RESULTS}/simulated/peaks/{{target}}.bed", target=config["targets"]),
+            truth=f"{RESULTS}/simulated/truth.parquet",
+        params:
+            code=fingerprint("deepmr.simulate.genome_files"),
+            simulation=config["simulation"],
+            windows=config["windows"],
+            seed=config["seed"],
+        log:
+            f"{RESULTS}/logs/simulate_genome.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/simulate_genome.tsv"
+        conda:
+            "../../envs/stats.yaml"
+        message:
+            "Make a genome with planted motif sites, its peaks and the true effects"
+        script:
+            "../scripts/simulate_genome.py"
+
+
+rule extract_windows:
+    input:
+        **configuration.data_files(config),
+    output:
+        windows=f"{RESULTS}/windows.parquet",
+    params:
+        code=fingerprint("deepmr.genome.extraction"),
+        data=config["data"],
+        targets=config["targets"],
+        windows=config["windows"],
+        split=config["split"],
+        seed=config["seed"],
+    log:
+        f"{RESULTS}/logs/extract_windows.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/extract_windows.tsv"
+    conda:
+        "../../envs/stats.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    message:
+        "Cut the windows and label them"
+    script:
+        "../scripts/extract_windows.py"
+
+
+rule sample_sequences:
+    input:
+        windows=f"{RESULTS}/windows.parquet",
+        fasta=configuration.data_path(config, config["data"]["fasta"]),
+    output:
+        sequences=f"{RESULTS}/sequences.parquet",
+    params:
+        code=fingerprint("deepmr.genome.sampling"),
+        data=config["data"],
+        exposures=configuration.exposures(config),
+        sampling=config["sampling"],
+        seed=config["seed"],
+    log:
+        f"{RESULTS}/logs/sample_sequences.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/sample_sequences.tsv"
+    conda:
+        "../../envs/stats.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    message:
+        "Sample held-out sequences, bound and unbound, for each exposure"
+    script:
+        "../scripts/sample_sequences.py"

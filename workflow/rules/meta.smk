@@ -1,0 +1,21 @@
+rule meta_analysis:
+    input:
+        mr=f"{RESULTS}/mr.parquet",
+    output:
+        meta=f"{RESULTS}/meta.parquet",
+    params:
+        code=fingerprint("deepmr.meta.summary"),
+        combinations=config["meta"]["combinations"],
+    log:
+        f"{RESULTS}/logs/meta_analysis.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/meta_analysis.tsv"
+    conda:
+        "../../envs/stats.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    message:
+        "Combine the sequences"
+    script:
+        "../scripts/meta_analysis.py"

@@ -1,0 +1,100 @@
+IMPORTED = configuration.imported_models(config)
+TRAINED = [name for name in config["models"] if name not in IMPORTED]
+
+if TRAINED:
+
+    rule train_model:
+        input:
+            windows=f"{RESULTS}/windows.parquet",
+            fasta=configuration.data_path(config, config["data"]["fasta"]),
+        output:
+            model=f"{RESULTS}/models/{{model}}.pt",
+            history=f"{RESULTS}/models/{{model}}.history.parquet",
+        params:
+            code=fingerprint("deepmr.models.training"),
+            model=lambda wildcards: config["models"][wildcards.model],
+            data=config["data"],
+            targets=config["targets"],
+            length=config["windows"]["length"],
+            training=config["training"],
+            resume=f"{RESULTS}/models/.resume",
+            seed=config["seed"],
+        wildcard_constraints:
+            model="|".join(TRAINED),
+        log:
+            f"{RESULTS}/logs/train_model/{{model}}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/train_model/{{model}}.tsv"
+        conda:
+            "../../envs/torch.yaml"
+        threads: 4
+        resources:
+            gpu=1,
+            mem_mb=lambda wildcards, attempt: 8000 * attempt,
+            runtime=lambda wildcards, attempt: 720 * attempt,
+        message:
+            "Train {wildcards.model} on all targets at once"
+        script:
+            "../scripts/train_model.py"
+
+
+if IMPORTED:
+
+    rule import_model:
+        input:
+            code=lambda wildcards: config["models"][wildcards.model]["code"].rsplit(":", 1)[0],
+            weights=lambda wildcards: config["models"][wildcards.model]["weights"],
+        output:
+            model=f"{RESULTS}/models/{{model}}.pt",
+            history=f"{RESULTS}/models/{{model}}.history.parquet",
+        params:
+            code=fingerprint("deepmr.models.imported"),
+            model=lambda wildcards: config["models"][wildcards.model],
+            targets=config["targets"],
+            length=config["windows"]["length"],
+        wildcard_constraints:
+            model="|".join(IMPORTED),
+        log:
+            f"{RESULTS}/logs/import_model/{{model}}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/import_model/{{model}}.tsv"
+        conda:
+            "../../envs/torch.yaml"
+        resources:
+            mem_mb=lambda wildcards, attempt: 4000 * attempt,
+            runtime=lambda wildcards, attempt: 30 * attempt,
+        message:
+            "Check the network {wildcards.model} and take it in"
+        script:
+            "../scripts/import_model.py"
+
+
+rule predict_windows:
+    input:
+        windows=f"{RESULTS}/windows.parquet",
+        fasta=configuration.data_path(config, config["data"]["fasta"]),
+        model=f"{RESULTS}/models/{{model}}.pt",
+    output:
+        predictions=f"{RESULTS}/predictions/model={{model}}/windows.parquet",
+    params:
+        code=fingerprint("deepmr.predict"),
+        data=config["data"],
+        targets=list(config["targets"]),
+        draws=config["draws"],
+        prediction=config["prediction"],
+        seed=config["seed"],
+    log:
+        f"{RESULTS}/logs/predict_windows/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/predict_windows/{{model}}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    message:
+        "Predict the held-out windows with {wildcards.model}"
+    script:
+        "../scripts/predict_windows.py"

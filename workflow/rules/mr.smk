@@ -1,0 +1,55 @@
+rule estimate_mr:
+    input:
+        sequences=f"{RESULTS}/sequences.parquet",
+        effects=f"{RESULTS}/effects/model={{model}}/{{scatteritem}}.parquet",
+        references=f"{RESULTS}/references/model={{model}}/{{scatteritem}}.parquet",
+        motifs=config["motifs"],
+    output:
+        mr=f"{RESULTS}/mr/model={{model}}/{{scatteritem}}.parquet",
+    params:
+        code=fingerprint("deepmr.mr.shard", "deepmr.shards"),
+        strand=config["data"]["strand"],
+        targets=config["targets"],
+        pairs=config["pairs"],
+        instruments=config["instruments"],
+        mr=config["mr"],
+        seed=config["seed"],
+    log:
+        f"{RESULTS}/logs/estimate_mr/{{model}}/{{scatteritem}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/estimate_mr/{{model}}/{{scatteritem}}.tsv"
+    conda:
+        "../../envs/stats.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 120 * attempt,
+    message:
+        "Estimate the causal effects of shard {wildcards.scatteritem} of {wildcards.model}"
+    script:
+        "../scripts/estimate_mr.py"
+
+
+rule gather_mr:
+    input:
+        # The list of this run's shards, not a folder: old shards must not come in.
+        expand(
+            gather.shard(f"{RESULTS}/mr/model={{{{model}}}}/{{scatteritem}}.parquet"),
+            model=config["models"],
+        ),
+    output:
+        mr=f"{RESULTS}/mr.parquet",
+    params:
+        code=fingerprint("deepmr.mr.gather"),
+    log:
+        f"{RESULTS}/logs/gather_mr.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/gather_mr.tsv"
+    conda:
+        "../../envs/stats.yaml"
+    resources:
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+    message:
+        "Put the shards together"
+    script:
+        "../scripts/gather_mr.py"

@@ -1,0 +1,29 @@
+rule mutagenesis:
+    input:
+        sequences=f"{RESULTS}/sequences.parquet",
+        model=f"{RESULTS}/models/{{model}}.pt",
+    output:
+        effects=f"{RESULTS}/effects/model={{model}}/{{scatteritem}}.parquet",
+        references=f"{RESULTS}/references/model={{model}}/{{scatteritem}}.parquet",
+    params:
+        code=fingerprint("deepmr.mutagenesis.effects_table", "deepmr.shards"),
+        strand=config["data"]["strand"],
+        targets=configuration.kept_targets(config),
+        draws=config["draws"],
+        prediction=config["prediction"],
+        seed=config["seed"],
+    log:
+        f"{RESULTS}/logs/mutagenesis/{{model}}/{{scatteritem}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/mutagenesis/{{model}}/{{scatteritem}}.tsv"
+    conda:
+        "../../envs/torch.yaml"
+    threads: 8
+    resources:
+        gpu=1,
+        mem_mb=lambda wildcards, attempt: 8000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+    message:
+        "Mutate every base of shard {wildcards.scatteritem} in {wildcards.model}"
+    script:
+        "../scripts/mutagenesis.py"
