@@ -20,7 +20,7 @@ $(STAMP): requirements.lock pyproject.toml
 	@touch $@
 
 run: $(STAMP) ## Run the shipped example on this machine
-	$(BIN)/snakemake --profile profiles/local
+	$(BIN)/snakemake --profile profiles/local $$(test -t 2 && echo --logger rich)
 	@echo "Report: $(CURDIR)/results/report.html"
 
 test: lint ## Lint, then run all tests with coverage

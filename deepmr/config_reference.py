@@ -76,7 +76,7 @@ def _kind(rule: Mapping[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in rule["enum"])
     kinds = rule["type"] if isinstance(rule["type"], list) else [rule["type"]]
     words = {"object": "section", "array": "list", "null": "null"}
-    return " or ".join(words.get(kind, kind) for kind in kinds)
+    return " or ".join(words.get(kind) or str(kind) for kind in kinds)
 
 
 def _default(rule: Mapping[str, Any], required: bool) -> str:

@@ -95,6 +95,15 @@ def config_hash(config: Mapping[str, Any]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def content_hash(*paths: str | Path) -> str:
+    """Return 16 hexadecimal digits that name the content of files, in the order given."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in paths:
+        with Path(path).open("rb") as file:
+            digest.update(hashlib.file_digest(file, hashlib.blake2b).digest())
+    return digest.hexdigest()
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version(), "deepmr": __version__}

@@ -102,6 +102,15 @@ def test_config_hash_ignores_key_order():
     assert provenance.config_hash({"a": 1}) != provenance.config_hash({"a": 2})
 
 
+def test_content_hash_knows_content_and_order(tmp_path):
+    a, b, c = (tmp_path / name for name in "abc")
+    a.write_text("x")
+    b.write_text("y")
+    c.write_text("x")
+    assert provenance.content_hash(a, b) == provenance.content_hash(c, b)
+    assert provenance.content_hash(a, b) != provenance.content_hash(b, a)
+
+
 def test_versions_name_what_results_depend_on():
     found = provenance.versions()
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))

@@ -2,16 +2,11 @@ rule calibrate_probabilities:
     input:
         windows=f"{RESULTS}/windows.parquet",
         predictions=expand(
-            f"{RESULTS}/predictions/model={{model}}/windows.parquet", model=config["models"]
+            f"{RESULTS}/predictions/model={{model}}/windows.parquet",
+            model=config["models"],
         ),
     output:
         calibration=f"{RESULTS}/calibration.parquet",
-    params:
-        code=fingerprint("deepmr.calibration"),
-        models=list(config["models"]),
-        targets=config["targets"],
-        bins=config["calibration"]["bins"],
-        seed=config["seed"],
     log:
         f"{RESULTS}/logs/calibrate_probabilities.log",
     benchmark:
@@ -21,6 +16,12 @@ rule calibrate_probabilities:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        code=fingerprint("deepmr.calibration"),
+        models=list(config["models"]),
+        targets=config["targets"],
+        bins=config["calibration"]["bins"],
+        seed=config["seed"],
     message:
         "Judge the predicted probabilities"
     script:

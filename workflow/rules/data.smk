@@ -5,19 +5,22 @@ if "simulation" in config:
             motifs=config["motifs"],
         output:
             fasta=f"{RESULTS}/simulated/genome.fa",
-            peaks=expand(f"{RESULTS}/simulated/peaks/{{target}}.bed", target=config["targets"]),
+            peaks=expand(
+                f"{RESULTS}/simulated/peaks/{{target}}.bed", target=config["targets"]
+            ),
             truth=f"{RESULTS}/simulated/truth.parquet",
-        params:
-            code=fingerprint("deepmr.simulate.genome_files"),
-            simulation=config["simulation"],
-            windows=config["windows"],
-            seed=config["seed"],
         log:
             f"{RESULTS}/logs/simulate_genome.log",
         benchmark:
             f"{RESULTS}/benchmarks/simulate_genome.tsv"
         conda:
             "../../envs/stats.yaml"
+        params:
+            code=fingerprint("deepmr.simulate.genome_files"),
+            simulation=config["simulation"],
+            targets=list(config["targets"]),
+            windows=config["windows"],
+            seed=config["seed"],
         message:
             "Make a genome with planted motif sites, its peaks and the true effects"
         script:
@@ -29,13 +32,6 @@ rule extract_windows:
         **configuration.data_files(config),
     output:
         windows=f"{RESULTS}/windows.parquet",
-    params:
-        code=fingerprint("deepmr.genome.extraction"),
-        data=config["data"],
-        targets=config["targets"],
-        windows=config["windows"],
-        split=config["split"],
-        seed=config["seed"],
     log:
         f"{RESULTS}/logs/extract_windows.log",
     benchmark:
@@ -45,6 +41,14 @@ rule extract_windows:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        code=fingerprint("deepmr.genome.extraction"),
+        data=config["data"],
+        index=f"{RESULTS}/index",
+        targets=config["targets"],
+        windows=config["windows"],
+        split=config["split"],
+        seed=config["seed"],
     message:
         "Cut the windows and label them"
     script:
@@ -57,12 +61,6 @@ rule sample_sequences:
         fasta=configuration.data_path(config, config["data"]["fasta"]),
     output:
         sequences=f"{RESULTS}/sequences.parquet",
-    params:
-        code=fingerprint("deepmr.genome.sampling"),
-        data=config["data"],
-        exposures=configuration.exposures(config),
-        sampling=config["sampling"],
-        seed=config["seed"],
     log:
         f"{RESULTS}/logs/sample_sequences.log",
     benchmark:
@@ -72,6 +70,13 @@ rule sample_sequences:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        code=fingerprint("deepmr.genome.sampling"),
+        data=config["data"],
+        index=f"{RESULTS}/index",
+        exposures=configuration.exposures(config),
+        sampling=config["sampling"],
+        seed=config["seed"],
     message:
         "Sample held-out sequences, bound and unbound, for each exposure"
     script:

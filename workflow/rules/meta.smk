@@ -3,9 +3,6 @@ rule meta_analysis:
         mr=f"{RESULTS}/mr.parquet",
     output:
         meta=f"{RESULTS}/meta.parquet",
-    params:
-        code=fingerprint("deepmr.meta.summary"),
-        combinations=config["meta"]["combinations"],
     log:
         f"{RESULTS}/logs/meta_analysis.log",
     benchmark:
@@ -15,6 +12,9 @@ rule meta_analysis:
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        code=fingerprint("deepmr.meta.summary"),
+        combinations=config["meta"]["combinations"],
     message:
         "Combine the sequences"
     script:

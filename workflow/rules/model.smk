@@ -10,6 +10,19 @@ if TRAINED:
         output:
             model=f"{RESULTS}/models/{{model}}.pt",
             history=f"{RESULTS}/models/{{model}}.history.parquet",
+        log:
+            f"{RESULTS}/logs/train_model/{{model}}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/train_model/{{model}}.tsv"
+        wildcard_constraints:
+            model="|".join(TRAINED),
+        conda:
+            "../../envs/torch.yaml"
+        threads: 4
+        resources:
+            gpu=1,
+            mem_mb=lambda wildcards, attempt: 8000 * attempt,
+            runtime=lambda wildcards, attempt: 720 * attempt,
         params:
             code=fingerprint("deepmr.models.training"),
             model=lambda wildcards: config["models"][wildcards.model],
@@ -18,20 +31,8 @@ if TRAINED:
             length=config["windows"]["length"],
             training=config["training"],
             resume=f"{RESULTS}/models/.resume",
+            index=f"{RESULTS}/index",
             seed=config["seed"],
-        wildcard_constraints:
-            model="|".join(TRAINED),
-        log:
-            f"{RESULTS}/logs/train_model/{{model}}.log",
-        benchmark:
-            f"{RESULTS}/benchmarks/train_model/{{model}}.tsv"
-        conda:
-            "../../envs/torch.yaml"
-        threads: 4
-        resources:
-            gpu=1,
-            mem_mb=lambda wildcards, attempt: 8000 * attempt,
-            runtime=lambda wildcards, attempt: 720 * attempt,
         message:
             "Train {wildcards.model} on all targets at once"
         script:
@@ -42,27 +43,29 @@ if IMPORTED:
 
     rule import_model:
         input:
-            code=lambda wildcards: config["models"][wildcards.model]["code"].rsplit(":", 1)[0],
+            code=lambda wildcards: config["models"][wildcards.model]["code"].rsplit(
+                ":", 1
+            )[0],
             weights=lambda wildcards: config["models"][wildcards.model]["weights"],
         output:
             model=f"{RESULTS}/models/{{model}}.pt",
             history=f"{RESULTS}/models/{{model}}.history.parquet",
-        params:
-            code=fingerprint("deepmr.models.imported"),
-            model=lambda wildcards: config["models"][wildcards.model],
-            targets=config["targets"],
-            length=config["windows"]["length"],
-        wildcard_constraints:
-            model="|".join(IMPORTED),
         log:
             f"{RESULTS}/logs/import_model/{{model}}.log",
         benchmark:
             f"{RESULTS}/benchmarks/import_model/{{model}}.tsv"
+        wildcard_constraints:
+            model="|".join(IMPORTED),
         conda:
             "../../envs/torch.yaml"
         resources:
             mem_mb=lambda wildcards, attempt: 4000 * attempt,
             runtime=lambda wildcards, attempt: 30 * attempt,
+        params:
+            code=fingerprint("deepmr.models.imported"),
+            model=lambda wildcards: config["models"][wildcards.model],
+            targets=config["targets"],
+            length=config["windows"]["length"],
         message:
             "Check the network {wildcards.model} and take it in"
         script:
@@ -76,13 +79,6 @@ rule predict_windows:
         model=f"{RESULTS}/models/{{model}}.pt",
     output:
         predictions=f"{RESULTS}/predictions/model={{model}}/windows.parquet",
-    params:
-        code=fingerprint("deepmr.predict"),
-        data=config["data"],
-        targets=list(config["targets"]),
-        draws=config["draws"],
-        prediction=config["prediction"],
-        seed=config["seed"],
     log:
         f"{RESULTS}/logs/predict_windows/{{model}}.log",
     benchmark:
@@ -94,6 +90,14 @@ rule predict_windows:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        code=fingerprint("deepmr.predict"),
+        data=config["data"],
+        index=f"{RESULTS}/index",
+        targets=list(config["targets"]),
+        draws=config["draws"],
+        prediction=config["prediction"],
+        seed=config["seed"],
     message:
         "Predict the held-out windows with {wildcards.model}"
     script:

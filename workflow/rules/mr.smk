@@ -6,14 +6,6 @@ rule estimate_mr:
         motifs=config["motifs"],
     output:
         mr=f"{RESULTS}/mr/model={{model}}/{{scatteritem}}.parquet",
-    params:
-        code=fingerprint("deepmr.mr.shard", "deepmr.shards"),
-        strand=config["data"]["strand"],
-        targets=config["targets"],
-        pairs=config["pairs"],
-        instruments=config["instruments"],
-        mr=config["mr"],
-        seed=config["seed"],
     log:
         f"{RESULTS}/logs/estimate_mr/{{model}}/{{scatteritem}}.log",
     benchmark:
@@ -23,6 +15,14 @@ rule estimate_mr:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
+    params:
+        code=fingerprint("deepmr.mr.shard", "deepmr.shards"),
+        strand=config["data"]["strand"],
+        targets=config["targets"],
+        pairs=config["pairs"],
+        instruments=config["instruments"],
+        mr=config["mr"],
+        seed=config["seed"],
     message:
         "Estimate the causal effects of shard {wildcards.scatteritem} of {wildcards.model}"
     script:
@@ -38,8 +38,6 @@ rule gather_mr:
         ),
     output:
         mr=f"{RESULTS}/mr.parquet",
-    params:
-        code=fingerprint("deepmr.mr.gather"),
     log:
         f"{RESULTS}/logs/gather_mr.log",
     benchmark:
@@ -49,6 +47,8 @@ rule gather_mr:
     resources:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
+    params:
+        code=fingerprint("deepmr.mr.gather"),
     message:
         "Put the shards together"
     script:

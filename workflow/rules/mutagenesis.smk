@@ -5,13 +5,6 @@ rule mutagenesis:
     output:
         effects=f"{RESULTS}/effects/model={{model}}/{{scatteritem}}.parquet",
         references=f"{RESULTS}/references/model={{model}}/{{scatteritem}}.parquet",
-    params:
-        code=fingerprint("deepmr.mutagenesis.effects_table", "deepmr.shards"),
-        strand=config["data"]["strand"],
-        targets=configuration.kept_targets(config),
-        draws=config["draws"],
-        prediction=config["prediction"],
-        seed=config["seed"],
     log:
         f"{RESULTS}/logs/mutagenesis/{{model}}/{{scatteritem}}.log",
     benchmark:
@@ -23,6 +16,13 @@ rule mutagenesis:
         gpu=1,
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
+    params:
+        code=fingerprint("deepmr.mutagenesis.effects_table", "deepmr.shards"),
+        strand=config["data"]["strand"],
+        targets=configuration.kept_targets(config),
+        draws=config["draws"],
+        prediction=config["prediction"],
+        seed=config["seed"],
     message:
         "Mutate every base of shard {wildcards.scatteritem} in {wildcards.model}"
     script:

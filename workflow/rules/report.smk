@@ -1,48 +1,81 @@
+FIGURES = f"{RESULTS}/figures"
+TRUTH = f"{RESULTS}/simulated/truth.parquet" if "simulation" in config else []
+KEPT = configuration.kept_targets(config)
+
+
 rule plot_model:
     input:
         windows=f"{RESULTS}/windows.parquet",
         predictions=f"{RESULTS}/predictions/model={{model}}/windows.parquet",
         history=f"{RESULTS}/models/{{model}}.history.parquet",
     output:
-        learning=report(
-            f"{RESULTS}/figures/{{model}}/learning.svg",
-            caption="../report/learning.rst",
+        report(
+            f"{FIGURES}/{{model}}/learning_curves.svg",
+            caption="../report/learning_curves.rst",
             category="Predictions",
             labels={"model": "{model}", "figure": "learning curves"},
         ),
-        roc=report(
-            f"{RESULTS}/figures/{{model}}/roc.svg",
+        report(
+            f"{FIGURES}/{{model}}/roc.svg",
             caption="../report/roc.rst",
             category="Predictions",
             labels={"model": "{model}", "figure": "ROC"},
         ),
-        reliability=report(
-            f"{RESULTS}/figures/{{model}}/reliability.svg",
+        report(
+            expand(f"{FIGURES}/{{{{model}}}}/reliability/{{target}}.svg", target=KEPT),
             caption="../report/reliability.rst",
             category="Predictions",
             labels={"model": "{model}", "figure": "reliability"},
         ),
-        histogram=report(
-            f"{RESULTS}/figures/{{model}}/histogram.svg",
+        report(
+            expand(f"{FIGURES}/{{{{model}}}}/histogram/{{target}}.svg", target=KEPT),
             caption="../report/histogram.rst",
             category="Predictions",
             labels={"model": "{model}", "figure": "predicted probabilities by label"},
         ),
-    params:
-        code=fingerprint("deepmr.figures.prediction"),
-        targets=config["targets"],
-        bins=config["calibration"]["bins"],
-        seed=config["seed"],
     log:
         f"{RESULTS}/logs/plot_model/{{model}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/plot_model/{{model}}.tsv"
     conda:
         "../../envs/stats.yaml"
+    params:
+        code=fingerprint("deepmr.figures.sets"),
+        folder=lambda wildcards: f"{FIGURES}/{wildcards.model}",
+        targets={name: config["targets"][name]["type"] for name in KEPT},
+        bins=config["calibration"]["bins"],
+        seed=config["seed"],
     message:
         "Draw how well {wildcards.model} predicts"
     script:
         "../scripts/plot_model.py"
+
+
+rule plot_effects:
+    input:
+        meta=f"{RESULTS}/meta.parquet",
+        truth=TRUTH,
+    output:
+        effects=report(
+            f"{FIGURES}/{{model}}/global_effects.svg",
+            caption="../report/global_effects.rst",
+            category="Causal effects",
+            labels={"model": "{model}", "figure": "all pairs, both directions"},
+        ),
+    log:
+        f"{RESULTS}/logs/plot_effects/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_effects/{{model}}.tsv"
+    conda:
+        "../../envs/stats.yaml"
+    params:
+        code=fingerprint("deepmr.figures.sets"),
+        mr=config["mr"],
+        combination=config["meta"]["primary"],
+    message:
+        "Draw the global effects of {wildcards.model}"
+    script:
+        "../scripts/plot_effects.py"
 
 
 rule plot_pair:
@@ -50,51 +83,59 @@ rule plot_pair:
         windows=f"{RESULTS}/windows.parquet",
         predictions=f"{RESULTS}/predictions/model={{model}}/windows.parquet",
         sequences=f"{RESULTS}/sequences.parquet",
-        effects=gather.shard(f"{RESULTS}/effects/model={{{{model}}}}/{{scatteritem}}.parquet"),
+        effects=gather.shard(
+            f"{RESULTS}/effects/model={{{{model}}}}/{{scatteritem}}.parquet"
+        ),
         references=gather.shard(
             f"{RESULTS}/references/model={{{{model}}}}/{{scatteritem}}.parquet"
         ),
         mr=f"{RESULTS}/mr.parquet",
         meta=f"{RESULTS}/meta.parquet",
         motifs=config["motifs"],
-        truth=f"{RESULTS}/simulated/truth.parquet" if "simulation" in config else [],
+        truth=TRUTH,
     output:
-        uncertainty=report(
-            f"{RESULTS}/figures/{{model}}/{{pair}}/uncertainty.svg",
+        report(
+            f"{FIGURES}/{{model}}/{{pair}}/uncertainty.svg",
             caption="../report/uncertainty.rst",
-            category="Causal effects",
-            subcategory="{pair}",
-            labels={"model": "{model}", "figure": "SE against predicted mean"},
+            category="Predictions",
+            labels={"model": "{model}", "figure": "SE against predicted mean, {pair}"},
         ),
-        scatter=report(
-            f"{RESULTS}/figures/{{model}}/{{pair}}/mr_scatter.svg",
+        report(
+            expand(
+                f"{FIGURES}/{{{{model}}}}/{{{{pair}}}}/mr_scatter_{{direction}}.svg",
+                direction=["forward", "reverse"],
+            ),
             caption="../report/mr_scatter.rst",
             category="Causal effects",
             subcategory="{pair}",
             labels={"model": "{model}", "figure": "MR of one sequence"},
         ),
-        forest=report(
-            f"{RESULTS}/figures/{{model}}/{{pair}}/forest.svg",
+        report(
+            expand(
+                f"{FIGURES}/{{{{model}}}}/{{{{pair}}}}/forest_{{direction}}.svg",
+                direction=["forward", "reverse"],
+            ),
             caption="../report/forest.rst",
             category="Causal effects",
             subcategory="{pair}",
             labels={"model": "{model}", "figure": "local and global effects"},
         ),
-    params:
-        code=fingerprint("deepmr.figures.causal", "deepmr.mr.shard"),
-        strand=config["data"]["strand"],
-        targets=config["targets"],
-        pair=lambda wildcards: config["pairs"][wildcards.pair],
-        instruments=config["instruments"],
-        mr=config["mr"],
-        combination=config["meta"]["primary"],
-        seed=config["seed"],
     log:
         f"{RESULTS}/logs/plot_pair/{{model}}/{{pair}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/plot_pair/{{model}}/{{pair}}.tsv"
     conda:
         "../../envs/stats.yaml"
+    params:
+        code=fingerprint("deepmr.figures.sets"),
+        folder=FIGURES,
+        strand=config["data"]["strand"],
+        targets=config["targets"],
+        pairs=config["pairs"],
+        instruments=config["instruments"],
+        mr=config["mr"],
+        combination=config["meta"]["primary"],
+        seed=config["seed"],
     message:
         "Draw the causal effect {wildcards.pair} of {wildcards.model}"
     script:
@@ -103,36 +144,35 @@ rule plot_pair:
 
 rule write_report:
     input:
+        expand(rules.plot_model.output, model=config["models"]),
+        expand(rules.plot_effects.output, model=config["models"]),
+        expand(rules.plot_pair.output, model=config["models"], pair=config["pairs"]),
         windows=f"{RESULTS}/windows.parquet",
         sequences=f"{RESULTS}/sequences.parquet",
         mr=f"{RESULTS}/mr.parquet",
         meta=f"{RESULTS}/meta.parquet",
         calibration=f"{RESULTS}/calibration.parquet",
-        truth=f"{RESULTS}/simulated/truth.parquet" if "simulation" in config else [],
-        model_figures=expand(
-            f"{RESULTS}/figures/{{model}}/{{figure}}.svg",
-            model=config["models"],
-            figure=["learning", "roc", "reliability", "histogram"],
-        ),
-        pair_figures=expand(
-            f"{RESULTS}/figures/{{model}}/{{pair}}/{{figure}}.svg",
-            model=config["models"],
-            pair=config["pairs"],
-            figure=["uncertainty", "mr_scatter", "forest"],
-        ),
-        captions=expand(
-            workflow.source_path("../report/roc.rst"),
-        ),
+        truth=TRUTH,
     output:
-        report=f"{RESULTS}/report.html",
-    params:
-        code=fingerprint("deepmr.report"),
+        report=report(
+            f"{RESULTS}/report.html",
+            caption="../report/report.rst",
+            category="Report",
+            labels={"figure": "the answers in words"},
+        ),
     log:
         f"{RESULTS}/logs/write_report.log",
     benchmark:
         f"{RESULTS}/benchmarks/write_report.tsv"
     conda:
         "../../envs/stats.yaml"
+    params:
+        code=fingerprint("deepmr.report.run"),
+        captions=f"{workflow.basedir}/workflow/report",
+        figures=FIGURES,
+        settings={
+            key: config[key] for key in ("pairs", "mr", "meta", "draws", "report")
+        },
     message:
         "Write {output.report}"
     script:

@@ -1,0 +1,355 @@
+"""Figures that show what the network predicts, how well, and how surely."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
+from scipy.special import expit, logit
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from deepmr.calibration import reliability as reliability_table
+from deepmr.figures import style
+
+_PROBABILITY_TICKS = np.array([0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999])
+_AUROC_COLUMN = "auroc"
+
+
+@style.styled
+def uncertainty(
+    targets: Sequence[str],
+    logit_draws: np.ndarray,
+    labels: np.ndarray,
+    *,
+    windows: int = 50,
+    seed: int = 0,
+) -> Figure:
+    """Draw the SE of the predicted probability against its mean, one panel per target.
+
+    Parameters
+    ----------
+    targets : sequence of str
+        K names, usually an exposure and an outcome.
+    logit_draws : ndarray, shape (n, T, K)
+        Logit draws of test windows, T >= 2.
+    labels : ndarray, shape (n, K)
+        0, 1, NaN = not measured.
+    windows : int
+        So many windows are drawn, chosen at random by `seed`; all of them when n is smaller.
+    seed : int
+        Seed of the choice.
+
+    Returns
+    -------
+    Figure
+        The SE is the posterior SD: the SD over draws (ddof 1) of the probability.
+
+    Raises
+    ------
+    ValueError
+        On shapes that disagree or fewer than two draws.
+    """
+    logit_draws, labels = np.asarray(logit_draws, dtype=np.float64), np.asarray(labels)
+    if logit_draws.ndim != 3 or logit_draws.shape[2] != len(targets):
+        raise ValueError(
+            f"logit_draws have the shape {logit_draws.shape}: they must be (windows, draws, "
+            f"targets) with {len(targets)} targets"
+        )
+    n, n_draws, _ = logit_draws.shape
+    if labels.shape != (n, len(targets)):
+        raise ValueError(f"labels have the shape {labels.shape}, not {(n, len(targets))}")
+    if n_draws < 2:
+        raise ValueError("one draw has no SD; uncertainty needs at least 2 draws")
+    chosen = np.sort(np.random.default_rng([seed]).choice(n, min(windows, n), replace=False))
+    p = expit(logit_draws[chosen])
+    mean, se = p.mean(axis=1), p.std(axis=1, ddof=1)
+    fig = Figure(figsize=(style.WIDTH, 0.7 + 2.2 * len(targets)), layout="constrained")
+    axes = fig.subplots(len(targets), 1, sharex=True, squeeze=False)[:, 0]
+    for k, (ax, target) in enumerate(zip(axes, targets, strict=True)):
+        for (name, colour), marker in zip(style.LABEL_COLOURS.items(), "o^s", strict=True):
+            value = labels[chosen, k]
+            rows = np.isnan(value) if name == "not measured" else value == float(name)
+            if name == "not measured" and not rows.any():
+                continue
+            ax.scatter(
+                mean[rows, k],
+                se[rows, k],
+                s=24,
+                color=colour,
+                marker=marker,
+                alpha=0.75,
+                linewidths=0,
+                label=f"label {name}" if name in "01" else name,
+            )
+        ax.set(title=target, ylabel="SE (SD over draws)", xlim=(-0.03, 1.03))
+        ax.set_ylim(0, max(1.1 * float(se[:, k].max(initial=0)), 1e-3))
+    axes[0].legend(loc="upper left", bbox_to_anchor=(0.35, 1.17), ncols=3, handletextpad=0.2)
+    axes[-1].set_xlabel(f"mean predicted probability ({n_draws} draws)")
+    return fig
+
+
+@style.styled
+def roc(labels: np.ndarray, probabilities: np.ndarray, targets: Sequence[str]) -> Figure:
+    """Draw one ROC curve per target, with its AUROC in the legend.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (n, K)
+        0, 1, NaN = not measured.
+    probabilities : ndarray, shape (n, K)
+        Any score that rises with the probability.
+    targets : sequence of str
+        K names. A target with one class only is named in the legend without a curve.
+
+    Returns
+    -------
+    Figure
+        Curves from the best AUROC to the worst.
+    """
+    labels, scores = np.asarray(labels, dtype=np.float64), np.asarray(probabilities)
+    curves = []
+    for k, target in enumerate(targets):
+        measured = ~np.isnan(labels[:, k])
+        y, score = labels[measured, k], scores[measured, k]
+        area = float(roc_auc_score(y, score)) if np.unique(y).size == 2 else np.nan
+        curves.append((area, target, y, score))
+    curves.sort(key=lambda curve: (-np.nan_to_num(curve[0], nan=-1.0), curve[1]))
+    rows = -(-len(curves) // 2)
+    fig = Figure(figsize=(style.WIDTH, 4.1 + 0.19 * rows), layout="constrained")
+    ax = fig.subplots()
+    ax.plot([0, 1], [0, 1], color=style.MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+    for i, (area, target, y, score) in enumerate(curves):
+        look: dict[str, Any] = {
+            "color": style.CYCLE[i % len(style.CYCLE)],
+            "linestyle": style.DASHES[i // len(style.CYCLE) % len(style.DASHES)],
+        }
+        if np.isnan(area):
+            ax.plot([], [], label=f"{target}: one class only", **look)
+        else:
+            false_positive, true_positive, _ = roc_curve(y, score)
+            ax.plot(false_positive, true_positive, label=f"{target}  {area:.3f}", **look)
+    ax.set(
+        xlabel="false positive rate",
+        ylabel="true positive rate",
+        xlim=(-0.01, 1.01),
+        ylim=(-0.01, 1.01),
+        aspect="equal",
+    )
+    fig.legend(loc="outside lower center", ncols=2, title="AUROC", title_fontsize=8)
+    return fig
+
+
+@style.styled
+def reliability(
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    target: str,
+    *,
+    bins: int = 15,
+    seed: int = 0,
+) -> Figure:
+    """Draw two reliability diagrams: equal-mass on logit axes, and the talk's equal-width.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (n,)
+        0, 1, NaN = not measured.
+    probabilities : ndarray, shape (n,)
+        Predicted probabilities.
+    target : str
+        Name, for the title.
+    bins, seed
+        As in :func:`deepmr.calibration.reliability`, which makes the grey null band.
+
+    Returns
+    -------
+    Figure
+        Points inside the band are what a perfectly calibrated model would show.
+    """
+    fig = Figure(figsize=(style.WIDTH, 6.4), layout="constrained")
+    upper, lower = fig.subplots(2, 1)
+    mass = reliability_table(labels, probabilities, bins, "equal_mass", seed)
+    width = reliability_table(labels, probabilities, 10, "equal_width", seed)
+    n = mass["n"].to_numpy()
+
+    def on_logit(column: str) -> np.ndarray:
+        # a bin without (or of nothing but) positives has no finite logit: half an event is lent
+        return logit(np.clip(mass[column].to_numpy(), 0.5 / n, 1 - 0.5 / n))
+
+    x = logit(np.clip(mass["predicted"].to_numpy(), 1e-6, 1 - 1e-6))
+    low, high, observed = on_logit("band_low"), on_logit("band_high"), on_logit("observed")
+    _reliability_panel(upper, x, observed, low, high)
+    ends = np.concatenate([x, low, high, observed])
+    limits = (ends.min() - 0.4, ends.max() + 0.4) if ends.size else (-5.0, 5.0)
+    upper.set(xlim=limits, ylim=limits, title=f"{target}: equally many windows per bin")
+    for axis in (upper.xaxis, upper.yaxis):
+        axis.set_major_locator(FixedLocator(list(logit(_PROBABILITY_TICKS))))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{expit(value):.4g}"))
+        axis.set_minor_formatter(NullFormatter())
+    upper.legend(loc="upper left")
+    predicted = width["predicted"].to_numpy()
+    _reliability_panel(
+        lower,
+        predicted,
+        width["observed"].to_numpy(),
+        width["band_low"].to_numpy(),
+        width["band_high"].to_numpy(),
+    )
+    for row in width.itertuples():
+        lower.annotate(
+            f"{row.n:,}",
+            (row.predicted, row.observed),
+            xytext=(4, -9),
+            textcoords="offset points",
+            fontsize=6.5,
+            color=style.MUTED,
+        )
+    lower.set(
+        xlim=(-0.03, 1.08),
+        ylim=(-0.03, 1.03),
+        title="equally wide bins, with their windows",
+        xlabel="predicted probability",
+    )
+    return fig
+
+
+@style.styled
+def histogram(
+    labels: np.ndarray, probabilities: np.ndarray, target: str, *, bins: int = 40
+) -> Figure:
+    """Draw the histogram of predicted probabilities by label: label 1 up, label 0 down.
+
+    Parameters
+    ----------
+    labels : ndarray, shape (n,)
+        0, 1, NaN = not measured (left out).
+    probabilities : ndarray, shape (n,)
+        Predicted probabilities.
+    target : str
+        Name, for the title.
+    bins : int
+        Number of equally wide bins of [0, 1].
+
+    Returns
+    -------
+    Figure
+        Heights are shares of the windows of a label, so that rare labels can be seen.
+    """
+    labels, p = np.asarray(labels, dtype=np.float64), np.asarray(probabilities)
+    edges = np.linspace(0, 1, bins + 1)
+    fig = Figure(figsize=(style.WIDTH, 3.1), layout="constrained")
+    ax = fig.subplots()
+    for name, direction in (("1", 1), ("0", -1)):
+        of_label = p[labels == float(name)]
+        share = np.histogram(of_label, edges)[0] / max(of_label.size, 1)
+        ax.bar(
+            edges[:-1],
+            direction * share,
+            width=1 / bins,
+            align="edge",
+            color=style.LABEL_COLOURS[name],
+            edgecolor="white",
+            linewidth=0.4,
+            label=f"label {name} ({of_label.size:,} windows)",
+        )
+    ax.axhline(0, color=style.MUTED, linewidth=0.8)
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):.0%}"))
+    ax.margins(y=0.12)
+    ax.set(
+        title=target,
+        xlabel="predicted probability",
+        ylabel="share of the label's windows",
+        xlim=(-0.01, 1.01),
+    )
+    fig.legend(loc="outside lower center", ncols=2)
+    return fig
+
+
+@style.styled
+def learning_curves(history: pd.DataFrame) -> Figure:
+    """Draw training and validation loss and the validation AUROC over the epochs.
+
+    Parameters
+    ----------
+    history : DataFrame
+        Columns ``member``, ``epoch``, ``train_loss``, ``validation_loss`` and, per binary
+        target, ``auroc.<target>``. One line per member.
+
+    Returns
+    -------
+    Figure
+        The AUROC panel is left out when no target has one. The dot marks the epoch with the
+        lowest validation loss, whose weights were kept.
+
+    Raises
+    ------
+    ValueError
+        On a missing column.
+    """
+    missing = {"member", "epoch", "train_loss", "validation_loss"} - set(history.columns)
+    if missing:
+        raise ValueError(f"the history lacks the columns {', '.join(sorted(missing))}")
+    auroc = _auroc_columns(history)
+    panels = 2 if auroc else 1
+    fig = Figure(figsize=(style.WIDTH, 0.5 + 2.3 * panels), layout="constrained")
+    axes = fig.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
+    for i, (_, rows) in enumerate(history.sort_values("epoch").groupby("member")):
+        named = i == 0
+        for column, colour in (("train_loss", style.MUTED), ("validation_loss", style.BLUE)):
+            axes[0].plot(
+                rows["epoch"],
+                rows[column],
+                color=colour,
+                linewidth=1.3,
+                label=column.replace("_", " ") if named else None,
+            )
+        if rows["validation_loss"].notna().any():
+            best = int(np.nanargmin(rows["validation_loss"]))
+            axes[0].scatter(
+                rows["epoch"].iloc[best],
+                rows["validation_loss"].iloc[best],
+                s=26,
+                color=style.BLUE,
+                zorder=3,
+                label="weights kept" if named else None,
+            )
+        for j, (target, column) in enumerate(auroc.items()):
+            axes[1].plot(
+                rows["epoch"],
+                rows[column],
+                color=style.CYCLE[j % len(style.CYCLE)],
+                linestyle=style.DASHES[j // len(style.CYCLE) % len(style.DASHES)],
+                linewidth=1.3,
+                label=target if named else None,
+            )
+    axes[0].set(ylabel="loss")
+    axes[0].legend(loc="upper right")
+    if auroc:
+        axes[1].set(ylabel="validation AUROC")
+        axes[1].legend(loc="lower right", ncols=2)
+    axes[-1].set_xlabel("epoch")
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    return fig
+
+
+def _auroc_columns(history: pd.DataFrame) -> Mapping[str, str]:
+    """Return target -> column of the validation AUROCs that hold at least one number."""
+    columns = [str(column) for column in history.columns]
+    return {
+        column.removeprefix(f"{_AUROC_COLUMN}."): column
+        for column in columns
+        if column.startswith(f"{_AUROC_COLUMN}.") and history[column].notna().any()
+    }
+
+
+def _reliability_panel(
+    ax: Axes, x: np.ndarray, observed: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> None:
+    ax.fill_between(x, low, high, color=style.HAIRLINE, label="95 % band if calibrated")
+    ends = [-50, 50]
+    ax.plot(ends, ends, color=style.MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+    ax.plot(x, observed, color=style.BLUE, marker="o", markersize=4, linewidth=1, label="observed")
+    ax.set_ylabel("observed frequency")

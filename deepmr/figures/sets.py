@@ -1,0 +1,196 @@
+"""The figures of a model and of a pair, drawn from the tables of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from matplotlib.figure import Figure
+
+from deepmr.calibration import probabilities
+from deepmr.figures import causal, prediction, style
+from deepmr.held_out import HeldOut
+from deepmr.motifs import Motif
+from deepmr.mr.shard import Pair, Settings, shard_instruments
+from deepmr.shards import shard_of
+
+
+def model_figures(
+    test: HeldOut, kinds: Sequence[str], history: pd.DataFrame, *, bins: int, seed: int
+) -> dict[str, Figure]:
+    """Draw how well a model predicts.
+
+    Parameters
+    ----------
+    test : HeldOut
+        Test windows with labels and predictions.
+    kinds : sequence of str
+        Type of each target; only binary targets have probabilities to draw.
+    history : DataFrame
+        Learning curves; empty for an imported network.
+    bins : int
+        Bins of the reliability diagrams.
+    seed : int
+        Seed of their null bands.
+
+    Returns
+    -------
+    dict of str to Figure
+        ``learning_curves``, ``roc``, and ``reliability/<target>`` and ``histogram/<target>``.
+    """
+    p = probabilities(test.evaluated, test.draws)
+    binary = [k for k, kind in enumerate(kinds) if kind == "binary"]
+    drawn = {
+        "learning_curves": prediction.learning_curves(history)
+        if len(history)
+        else style.note("This network was imported, not trained here: no learning curves."),
+        "roc": prediction.roc(
+            test.labels[:, binary], p[:, binary], [test.targets[k] for k in binary]
+        )
+        if binary
+        else style.note("No target is binary: no ROC."),
+    }
+    for k, target in enumerate(test.targets):
+        labels, predicted = test.labels[:, k], p[:, k]
+        if k in binary and np.unique(labels[np.isfinite(labels)]).size == 2:
+            drawn[f"reliability/{target}"] = prediction.reliability(
+                labels, predicted, target, bins=bins, seed=seed
+            )
+            drawn[f"histogram/{target}"] = prediction.histogram(labels, predicted, target)
+        else:
+            for kind in ("reliability", "histogram"):
+                drawn[f"{kind}/{target}"] = style.note(
+                    f"{target}: {kinds[k]} labels of one class, or not binary; nothing to draw."
+                )
+    return drawn
+
+
+def effects_figure(
+    headline: pd.DataFrame, truth: pd.DataFrame | None, *, effect_scale: str
+) -> Figure:
+    """Draw the global effects of all pairs in both directions.
+
+    Parameters
+    ----------
+    headline : DataFrame
+        Rows of ``meta.parquet`` of one model, one a pair and direction.
+    truth : DataFrame, optional
+        ``truth.parquet``; its marginal slopes are on the logit scale and drawn only there.
+    effect_scale : str
+        Scale of the effects.
+    """
+    if truth is not None and effect_scale == "logit":
+        known = truth[["exposure", "outcome", "marginal_slope"]]
+        headline = headline.merge(known, on=["exposure", "outcome"], how="left")
+    return causal.global_effects(headline, effect_scale=effect_scale)
+
+
+def pair_figures(
+    pair: Pair,
+    test: HeldOut,
+    sequences: pa.Table,
+    effects: Sequence[str],
+    references: Sequence[str],
+    mr: pd.DataFrame,
+    headline: pd.DataFrame,
+    truth: pd.DataFrame | None,
+    motifs: Mapping[str, Motif | None],
+    settings: Settings,
+    kinds: Mapping[str, str],
+    method: str,
+) -> dict[str, Figure]:
+    """Draw what Mendelian randomization says of a pair.
+
+    Parameters
+    ----------
+    pair : Pair
+        The pair.
+    test : HeldOut
+        Test windows of the exposure and the outcome, in this order.
+    sequences : pyarrow.Table
+        ``sequences.parquet``.
+    effects, references : sequence of path
+        The shards, in order.
+    mr : DataFrame
+        Rows of ``mr.parquet`` of one model and this pair.
+    headline : DataFrame
+        Rows of ``meta.parquet`` of the same, one a direction.
+    truth : DataFrame, optional
+        ``truth.parquet``.
+    motifs, settings, kinds
+        As in :func:`deepmr.mr.shard.estimate_shard`.
+    method : str
+        The estimator that the report speaks of.
+
+    Returns
+    -------
+    dict of str to Figure
+        ``uncertainty``, and ``mr_scatter_<direction>`` and ``forest_<direction>``.
+    """
+    drawn = {
+        "uncertainty": prediction.uncertainty(
+            test.targets, test.draws, test.labels, seed=settings.seed
+        )
+    }
+    for _, overall in headline.iterrows():
+        direction, exposure, outcome = overall[["direction", "exposure", "outcome"]]
+        local = mr[mr["direction"] == direction]
+        primary = local[local["method"] == method]
+        known = _truth(truth, exposure, outcome) if settings.effect_scale == "logit" else {}
+        drawn[f"forest_{direction}"] = causal.forest(
+            primary,
+            overall,
+            exposure=exposure,
+            outcome=outcome,
+            truth=known,
+            effect_scale=settings.effect_scale,
+        )
+        if not (primary["status"] == "ok").any():
+            reasons = ", ".join(
+                f"{count} {status}" for status, count in primary["status"].value_counts().items()
+            )
+            drawn[f"mr_scatter_{direction}"] = style.note(
+                f"{exposure} → {outcome}: no sequence has an estimate ({reasons})."
+            )
+            continue
+        chosen = causal.representative(primary)
+        shard = shard_of(chosen, len(effects)) - 1
+        of_chosen = pc.equal(sequences["sequence_id"], chosen)
+        found = next(
+            one.instruments
+            for one in shard_instruments(
+                sequences.filter(of_chosen),
+                effects[shard],
+                references[shard],
+                [pair],
+                motifs,
+                settings,
+                kinds,
+                only=chosen,
+            )
+            if one.question.direction == direction
+        )
+        drawn[f"mr_scatter_{direction}"] = causal.mr_scatter(
+            found.bx,
+            found.by,
+            found.se_x,
+            found.se_y,
+            local[local["sequence_id"] == chosen],
+            exposure=exposure,
+            outcome=outcome,
+            sequence_id=chosen,
+            references={f"true {name}": value for name, value in known.items()},
+            effect_scale=settings.effect_scale,
+        )
+    return drawn
+
+
+def _truth(truth: pd.DataFrame | None, exposure: str, outcome: str) -> dict[str, Any]:
+    if truth is None:
+        return {}
+    row = truth[(truth["exposure"] == exposure) & (truth["outcome"] == outcome)].iloc[0]
+    return {"marginal slope": row["marginal_slope"], "structural θ": row["theta"]}

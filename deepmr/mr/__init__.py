@@ -1,0 +1,3 @@
+from deepmr.mr.estimation import estimate
+
+__all__ = ["estimate"]

@@ -1,0 +1,125 @@
+r"""Combination over draws: what a draw-wise standard error is made of.
+
+A draw t is one function of the network. The estimator, with weights, orientation and instruments
+fixed by the mean effects, gives theta_t in each. Rubin's rules (Multiple Imputation for
+Nonresponse in Surveys, 1987) combine them:
+
+    total^2 = se_within^2 + (1 + 1/T) Var_t(theta_t).
+
+Var_t carries all model error, whatever its correlation between X and Y, between mutations and
+between sequences. `se_within` has to carry the rest, and only the rest: the scatter of the
+instruments about the line (pleiotropy, curvature) that would remain if the effects were known
+exactly. Two things would count model error a second time:
+
+* a floor of the residual SE at 1, because 1/se_y^2 is made of the SD over draws; so no floor;
+* the residuals of a draw themselves. Around the line they hold the scatter s^2 *and* the error
+  of the mean effects *and* the deviation of this draw, each of expected size m = the mean over
+  draws of the (projected, weighted) deviations' mean square. The residuals of the mean effects
+  hold s^2 + m (1 + 1/T). So s^2 is estimated by the residual mean square of the mean effects
+  minus m (1 + 1/T), and not below 0.
+
+In simulations with errors shared by X and Y, mutations and sequences the local 95 % interval of
+Egger covers .93-.98 with s^2, .95-.999 with the residuals of the draws, .94-.995 with those of
+the mean effects, .67-.98 with the diagonal SE. With weak instruments (I2_GX .84) s^2 gives .90-.93.
+
+For the meta-analysis of a draw the opposite is right: theta_it scatters between sequences with
+everything that is in the residuals of that draw, so its own SE (``draws_se`` in the tables) is
+what weighs it; a sequence whose effects are all noise then weighs little.
+
+A regression slope is diluted by noise in bx. The mean effects hold the model's error once, every
+draw holds it twice, so the mean over draws is diluted about twice as much as the estimate from
+the mean effects; both stand in the tables. It matters where the dilution is not small beside the
+SE: many sequences, little error in common, I2_GX below about .95. The option ``centre:
+mean_effects`` shifts the draws onto the latter. In the same simulation, slope .7, bias and
+coverage of the global interval went from -.042, .89 to -.022, .93 at I2_GX .84; without any
+error in common from -.029, .29 to -.013, .87 at .95, and from -.007, .90 to -.004, .98 at .99.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import stdtr, stdtrit
+
+from deepmr.mr.estimator import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Combined:
+    """Rubin's combination; every field has the shape of the input without the draws."""
+
+    estimate: Array
+    se: Array
+    se_within: Array
+    se_draws: Array
+    df: Array
+    ci_low: Array
+    ci_high: Array
+    p_value: Array
+
+
+def scatter_without_draw_noise(mean_square: Array, noise_mean_square: Array) -> Array:
+    """Return the residual variance of the mean effects without the share of the model's error.
+
+    Parameters
+    ----------
+    mean_square : ndarray, shape (sequences,)
+        Residual mean square of the mean effects.
+    noise_mean_square : ndarray, shape (sequences, draws)
+        Residual mean square of each draw's deviation from the mean effects.
+
+    Returns
+    -------
+    ndarray, shape (sequences,)
+        At least 0.
+    """
+    n_draws = noise_mean_square.shape[-1]
+    noise = noise_mean_square.sum(axis=-1) / (n_draws - 1)
+    return np.maximum(mean_square - (1.0 + 1.0 / n_draws) * noise, 0.0)
+
+
+def rubin(estimates: Array, variance_within: Array) -> Combined:
+    """Combine the estimates of draws by Rubin's rules.
+
+    Parameters
+    ----------
+    estimates : ndarray, shape (..., draws)
+        At least two draws.
+    variance_within : ndarray, shape (...)
+        Squared standard error within a draw.
+
+    Returns
+    -------
+    Combined
+        Mean over draws; interval and p-value from Student's t with Rubin's degrees of freedom
+        (T - 1)(1 + W/((1 + 1/T) B))^2, so that few draws widen the interval.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two draws.
+    """
+    n_draws = estimates.shape[-1]
+    if n_draws < 2:
+        raise ValueError(f"a combination over draws needs at least 2 of them; found {n_draws}")
+    mean = estimates.sum(axis=-1) / n_draws
+    deviation = estimates - mean[..., None]
+    between = (deviation * deviation).sum(axis=-1) / (n_draws - 1)
+    inflated = (1.0 + 1.0 / n_draws) * between
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = (n_draws - 1) * (1.0 + variance_within / inflated) ** 2
+    se = np.sqrt(variance_within + inflated)
+    low, high, p_value = student_interval(mean, se, df)
+    return Combined(mean, se, np.sqrt(variance_within), np.sqrt(between), df, low, high, p_value)
+
+
+def student_interval(estimate: Array, se: Array, df: Array | float) -> tuple[Array, Array, Array]:
+    """Return the 95 % interval and the two-sided p-value that agrees with it.
+
+    Infinite `df` is the normal distribution.
+    """
+    half = np.asarray(stdtrit(df, 0.975)) * se
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p_value = np.asarray(2.0 * stdtr(df, -np.abs(estimate / se)))
+    return estimate - half, estimate + half, p_value

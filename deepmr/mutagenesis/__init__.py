@@ -1,0 +1,3 @@
+from deepmr.mutagenesis.straight import Effects, saturate
+
+__all__ = ["Effects", "saturate"]

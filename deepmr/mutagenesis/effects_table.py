@@ -1,0 +1,207 @@
+"""The tables of a mutagenesis shard: effects of every mutation, and outputs of the references."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from deepmr import tables
+from deepmr.draws import DrawSet
+from deepmr.genome.alphabet import AMBIGUOUS, Codes, encode
+from deepmr.mutagenesis.drawn_model import DrawnModel, Model
+from deepmr.mutagenesis.straight import Effects, alternatives, saturate_each
+from deepmr.progress import track
+
+_BASES = np.array(list("ACGTN"))
+_ROW_GROUP_VALUES = 2**24
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a shard holds: sequences, mutations, and positions skipped as ambiguous."""
+
+    sequences: int
+    mutations: int
+    skipped_positions: int
+
+
+def write_shard(
+    model: Model,
+    sequences: pa.Table,
+    targets: Sequence[str],
+    draws: DrawSet,
+    effects_path: str | Path,
+    references_path: str | Path,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    average_strands: bool = False,
+    device: str | torch.device | None = None,
+    rows_per_batch: int | None = None,
+    workers: int = 1,
+) -> Counts:
+    """Mutate the sequences of a shard and write both tables, some sequences at a time.
+
+    Parameters
+    ----------
+    model : Model
+        A trained model.
+    sequences : pyarrow.Table
+        Columns ``sequence_id`` and ``sequence``; may be empty.
+    targets : sequence of str
+        Targets to keep.
+    draws : DrawSet
+        The functions.
+    effects_path, references_path : path
+        Where the tables go; they appear only when both are complete.
+    metadata : mapping, optional
+        What made the tables, for their Parquet metadata.
+    average_strands : bool
+        Average the outputs of both strands, draw by draw.
+    device : str or torch.device, optional
+        Where the networks run; the GPU if there is one.
+    rows_per_batch : int, optional
+        Rows (draws × mutants) of a forward pass.
+    workers : int
+        Sequences worked on at the same time on a CPU; a GPU takes them one by one.
+
+    Returns
+    -------
+    Counts
+        What was written and what was skipped.
+
+    Raises
+    ------
+    ValueError
+        If a sequence has another length than the model's input, an effect is too large for
+        float16, or the model does not fit `targets` and `draws`.
+    """
+    drawn = DrawnModel(
+        model,
+        targets,
+        draws,
+        device=device,
+        rows_per_batch=rows_per_batch,
+        average_strands=average_strands,
+    )
+    ids = sequences["sequence_id"].to_pylist()
+    codes = _codes(sequences, drawn.length)
+    each = zip(ids, codes, saturate_each(drawn, codes, workers), strict=True)
+    tracked = track(each, len(ids), "mutagenesis", "sequence")
+    effects_schema = tables.effects_schema(drawn.targets, drawn.n_draws)
+    references_schema = tables.references_schema(drawn.targets, drawn.n_draws)
+    group = max(1, _ROW_GROUP_VALUES // (3 * drawn.length * drawn.n_draws * len(drawn.targets)))
+    with (
+        tables.writer(effects_path, effects_schema, metadata) as effects_out,
+        tables.writer(references_path, references_schema, metadata) as references_out,
+    ):
+        for some in _groups(tracked, group):
+            effects_out.write_table(
+                pa.concat_tables([effects_rows(*one) for one in some]).cast(effects_schema)
+            )
+            references_out.write_table(
+                pa.concat_tables([_reference_row(i, e) for i, _, e in some]).cast(references_schema)
+            )
+    skipped = int((codes == AMBIGUOUS).sum())
+    return Counts(len(ids), 3 * (codes.size - skipped), skipped)
+
+
+def effects_rows(sequence_id: str, codes: Codes, effects: Effects) -> pa.Table:
+    """Return one sequence's rows of the effects table, ambiguous positions left out.
+
+    Parameters
+    ----------
+    sequence_id : str
+        Name of the sequence.
+    codes : ndarray of uint8, shape (length,)
+        Its bases.
+    effects : Effects
+        Its effects, n = 1.
+
+    Returns
+    -------
+    pyarrow.Table
+        Rows ordered by position, then alternative; mean and SD (ddof 1) over the draws are those
+        of the float32 draws, the draws are stored as float16. The SD of one draw is null.
+
+    Raises
+    ------
+    ValueError
+        If an effect is too large for float16.
+    """
+    known = codes != AMBIGUOUS
+    position = np.flatnonzero(known)
+    columns: dict[str, pa.Array] = {
+        "sequence_id": pa.array([sequence_id] * (3 * len(position)), pa.string()),
+        "position": pa.array(np.repeat(position, 3).astype(np.int32)),
+        "ref": pa.array(_BASES[np.repeat(codes[known], 3)], pa.string()),
+        "alt": pa.array(_BASES[alternatives(codes[known]).ravel()], pa.string()),
+    }
+    for k, target in enumerate(effects.targets):
+        delta = effects.delta[0, known, :, :, k]
+        delta = delta.reshape(-1, delta.shape[-1])
+        evaluated = effects.delta_eval[0, known, :, k].ravel()
+        columns[target] = _struct(
+            eval=pa.array(evaluated),
+            mean=pa.array(delta.mean(1)),
+            sd=_sd(delta),
+            draws=tables.draws_column(_half(delta, sequence_id, target)),
+        )
+    return pa.table(columns)
+
+
+def _sd(delta: NDArray[np.float32]) -> pa.Array:
+    if delta.shape[1] == 1:
+        return pa.nulls(len(delta), pa.float32())
+    return pa.array(delta.std(1, ddof=1))
+
+
+def _half(delta: NDArray[np.float32], sequence_id: str, target: str) -> NDArray[np.float16]:
+    largest = np.abs(delta).max(initial=0)
+    # Written so that NaN fails it too.
+    if not largest <= np.finfo(np.float16).max:
+        raise ValueError(
+            f"{target}: an effect in {sequence_id} is {largest}, beyond the float16 of the "
+            "table (65504); rescale the target's labels"
+        )
+    return delta.astype(np.float16)
+
+
+def _reference_row(sequence_id: str, effects: Effects) -> pa.Table:
+    columns: dict[str, pa.Array] = {"sequence_id": pa.array([sequence_id])}
+    for k, target in enumerate(effects.targets):
+        columns[target] = _struct(
+            eval=pa.array(effects.reference_eval[:, k]),
+            draws=tables.draws_column(effects.reference[:, :, k]),
+        )
+    return pa.table(columns)
+
+
+def _struct(**fields: pa.Array) -> pa.Array:
+    return pa.StructArray.from_arrays(list(fields.values()), names=list(fields))
+
+
+def _codes(sequences: pa.Table, length: int) -> Codes:
+    codes = np.empty((sequences.num_rows, length), np.uint8)
+    columns = (sequences[name].to_pylist() for name in ("sequence_id", "sequence"))
+    for row, (sequence_id, letters) in enumerate(zip(*columns, strict=True)):
+        if len(letters) != length:
+            raise ValueError(
+                f"{sequence_id}: the sequence has {len(letters)} bases, the model reads {length}; "
+                "give sequences of that length"
+            )
+        codes[row] = encode(letters)
+    return codes
+
+
+def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while some := list(islice(iterator, size)):
+        yield some

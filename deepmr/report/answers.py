@@ -1,0 +1,318 @@
+"""From the tables of a run to an answer per pair, and to what speaks for and against it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+DIRECTIONS = ("forward", "reverse")
+DRAW_WISE, DIAGONAL = "draw_wise", "diagonal"
+
+Verdict = Literal["forward", "reverse", "both", "none", "unknown"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the headline rests on, and when the report warns.
+
+    Attributes
+    ----------
+    method, combination, stratum : str
+        Rows of ``meta.parquet`` that make the headline (with the inference ``draw_wise``).
+    effect_scale : str
+        "logit" or "probability"; a simulated truth is compared on the logit scale only.
+    draw_method, n_draws
+        As configured; for the text on uncertainty.
+    minimum_auroc : float
+        A head below it on test windows is called poorly learned.
+    minimum_sequences : int
+        Fewer estimated sequences than this make a warning.
+    """
+
+    method: str = "egger"
+    combination: str = "REML"
+    stratum: str = "all"
+    effect_scale: str = "logit"
+    draw_method: str = "mc_dropout"
+    n_draws: int = 0
+    minimum_auroc: float = 0.75
+    minimum_sequences: int = 10
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the simulator knows of one direction."""
+
+    theta: float
+    marginal_slope: float
+
+    @property
+    def value(self) -> float:
+        """The marginal slope; the structural effect where no mutation could show a slope."""
+        return self.marginal_slope if np.isfinite(self.marginal_slope) else self.theta
+
+
+@dataclass(frozen=True)
+class Effect:
+    """The global effect of one pair in one direction, with the sequences behind it."""
+
+    model: str
+    pair: str
+    direction: str
+    exposure: str
+    outcome: str
+    estimate: float
+    ci_low: float
+    ci_high: float
+    row: Mapping[str, object]
+    """The whole draw-wise row of ``meta.parquet``."""
+    diagonal: Mapping[str, object] | None
+    """Its diagonal twin: what others would print."""
+    estimated: int
+    """Sequences with a local estimate."""
+    asked: int
+    """Sequences sampled for the exposure."""
+    agreeing: int
+    """Sequences whose own interval excludes 0 on the side of the global estimate."""
+    by_stratum: Mapping[str, tuple[int, int]]
+    """stratum -> (estimated, asked)."""
+    reasons: Mapping[str, int]
+    """Status -> number of sequences without an estimate."""
+    truth: Truth | None
+
+    @property
+    def name(self) -> str:
+        """The direction in words: "GATA1 → open"."""
+        return f"{self.exposure} → {self.outcome}"
+
+    @property
+    def known(self) -> bool:
+        """Whether there is an estimate with an interval."""
+        return bool(np.isfinite([self.estimate, self.ci_low, self.ci_high]).all())
+
+    @property
+    def sign(self) -> int:
+        """1 or -1 when the interval excludes 0, else 0."""
+        if not self.known or self.holds(0.0):
+            return 0
+        return 1 if self.estimate > 0 else -1
+
+    def holds(self, value: float) -> bool:
+        """Return whether the 95 % interval holds a value."""
+        return self.known and self.ci_low <= value <= self.ci_high
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Both directions of a pair and what they say together."""
+
+    model: str
+    pair: str
+    control: bool
+    forward: Effect
+    reverse: Effect
+    verdict: Verdict = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Set the verdict from the two intervals."""
+        signs = (self.forward.sign != 0, self.reverse.sign != 0)
+        verdict: Verdict = "none"
+        if not (self.forward.known or self.reverse.known):
+            verdict = "unknown"
+        elif all(signs):
+            verdict = "both"
+        elif signs[0]:
+            verdict = "forward"
+        elif signs[1]:
+            verdict = "reverse"
+        elif not self.forward.known:
+            verdict = "unknown"
+        object.__setattr__(self, "verdict", verdict)
+
+
+@dataclass(frozen=True)
+class Head:
+    """How well the model learned one target, on test windows."""
+
+    model: str
+    target: str
+    auroc: float
+    status: str
+    ece: float
+    ece_null_high: float
+    poor: bool
+
+
+def answers(
+    meta: pd.DataFrame,
+    mr: pd.DataFrame,
+    pairs: Mapping[str, Mapping[str, object]],
+    truth: pd.DataFrame | None,
+    settings: Settings,
+) -> list[Answer]:
+    """Return the answer of every model and pair, models and pairs in their order.
+
+    Parameters
+    ----------
+    meta, mr : DataFrame
+        ``meta.parquet`` and ``mr.parquet``.
+    pairs : mapping
+        Name -> ``exposure``, ``outcome`` and, optionally, ``control``: true for a decoy, a pair
+        without an effect in either direction. A pair whose simulated effect is 0 both ways is a
+        decoy too.
+    truth : DataFrame or None
+        ``truth.parquet`` of a simulated genome.
+    settings : Settings
+        Which rows make the headline.
+
+    Returns
+    -------
+    list of Answer
+
+    Raises
+    ------
+    ValueError
+        When ``meta`` lacks the row of a pair and direction, or has it twice.
+    """
+    found = []
+    for model in dict.fromkeys(meta["model"]):
+        for pair, ends in pairs.items():
+            forward, reverse = (
+                _effect(meta, mr, model, pair, direction, truth, settings)
+                for direction in DIRECTIONS
+            )
+            null_in_truth = (
+                forward.truth is not None
+                and reverse.truth is not None
+                and forward.truth.theta == 0 == reverse.truth.theta
+            )
+            control = bool(ends.get("control", False)) or null_in_truth
+            found.append(Answer(str(model), pair, control, forward, reverse))
+    return found
+
+
+def decoys_for(answer: Answer, everything: Sequence[Answer]) -> list[Answer]:
+    """Return the decoys to hold against a pair: those of its outcome, else all of its model."""
+    controls = [a for a in everything if a.control and a.model == answer.model and a != answer]
+    same = [a for a in controls if a.forward.outcome == answer.forward.outcome]
+    return same or controls
+
+
+def heads(
+    calibration: pd.DataFrame, found: Sequence[Answer], settings: Settings
+) -> dict[tuple[str, str], Head]:
+    """Return how well each target of a pair was learned, by (model, target).
+
+    Parameters
+    ----------
+    calibration : DataFrame
+        ``calibration.parquet``; the rows of the test split and the calibrator "none" count.
+    found : sequence of Answer
+        Names the models and targets asked for.
+    settings : Settings
+        ``minimum_auroc``.
+
+    Returns
+    -------
+    dict
+        Targets without a row are left out; a count or continuous target is never called poor,
+        since it has no AUROC.
+    """
+    rows = calibration[(calibration["split"] == "test") & (calibration["calibrator"] == "none")]
+    by_key = {(str(r["model"]), str(r["target"])): r for r in rows.to_dict("records")}
+    asked = dict.fromkeys(
+        (a.model, target) for a in found for target in (a.forward.exposure, a.forward.outcome)
+    )
+    result = {}
+    for key in asked:
+        if key not in by_key:
+            continue
+        row = by_key[key]
+        auroc, status = float(row["auroc"]), str(row["status"])
+        binary = status not in ("count_target", "continuous_target")
+        poor = binary and not auroc >= settings.minimum_auroc
+        result[key] = Head(
+            *key, auroc, status, float(row["ece"]), float(row["ece_null_high"]), poor
+        )
+    return result
+
+
+def _effect(
+    meta: pd.DataFrame,
+    mr: pd.DataFrame,
+    model: str,
+    pair: str,
+    direction: str,
+    truth: pd.DataFrame | None,
+    settings: Settings,
+) -> Effect:
+    rows = meta[
+        (meta["model"] == model)
+        & (meta["pair"] == pair)
+        & (meta["direction"] == direction)
+        & (meta["method"] == settings.method)
+        & (meta["combination"] == settings.combination)
+        & (meta["stratum"] == settings.stratum)
+    ]
+    of_inference = {
+        kind: rows[rows["inference"] == kind].to_dict("records") for kind in (DRAW_WISE, DIAGONAL)
+    }
+    if len(of_inference[DRAW_WISE]) != 1:
+        raise ValueError(
+            f"meta table: {len(of_inference[DRAW_WISE])} rows instead of 1 for the model {model}, "
+            f"pair {pair}, direction {direction}, method {settings.method}, combination "
+            f"{settings.combination}, stratum {settings.stratum}, inference {DRAW_WISE}; the "
+            f"table has the methods {sorted(set(meta['method']))}, the combinations "
+            f"{sorted(set(meta['combination']))} and the pairs {sorted(set(meta['pair']))}"
+        )
+    row = {str(key): value for key, value in of_inference[DRAW_WISE][0].items()}
+    diagonal = [{str(k): v for k, v in r.items()} for r in of_inference[DIAGONAL]]
+    local = mr[
+        (mr["model"] == model)
+        & (mr["pair"] == pair)
+        & (mr["direction"] == direction)
+        & (mr["method"] == settings.method)
+    ]
+    if settings.stratum != "all":
+        local = local[local["stratum"] == settings.stratum]
+    ok = (local["status"] == "ok") & local["estimate"].notna()
+    estimate = _number(row["estimate"])
+    agrees = (local["ci_low"] > 0) if estimate > 0 else (local["ci_high"] < 0)
+    strata = local["stratum"].fillna("")
+    return Effect(
+        model=model,
+        pair=pair,
+        direction=direction,
+        exposure=str(row["exposure"]),
+        outcome=str(row["outcome"]),
+        estimate=estimate,
+        ci_low=_number(row["ci_low"]),
+        ci_high=_number(row["ci_high"]),
+        row=row,
+        diagonal=diagonal[0] if diagonal else None,
+        estimated=int(ok.sum()),
+        asked=len(local),
+        agreeing=int((ok & agrees).sum()),
+        by_stratum={
+            str(name): (int(ok[strata == name].sum()), int((strata == name).sum()))
+            for name in sorted(set(strata))
+            if name
+        },
+        reasons={str(k): int(v) for k, v in local.loc[~ok, "status"].value_counts().items()},
+        truth=_truth(truth, str(row["exposure"]), str(row["outcome"])),
+    )
+
+
+def _truth(truth: pd.DataFrame | None, exposure: str, outcome: str) -> Truth | None:
+    if truth is None:
+        return None
+    rows = truth[(truth["exposure"] == exposure) & (truth["outcome"] == outcome)]
+    if rows.empty:
+        return None
+    return Truth(_number(rows["theta"].iloc[0]), _number(rows["marginal_slope"].iloc[0]))
+
+
+def _number(value: object) -> float:
+    return np.nan if value is None or pd.isna(value) else float(value)  # type: ignore[arg-type, call-overload]

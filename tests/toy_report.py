@@ -1,0 +1,272 @@
+"""A simulated run as the report sees it: one causal, one null and one reversed pair.
+
+``python -m tests.toy_report FOLDER`` writes its figures and its report, to be looked at.
+"""
+
+import sys
+from functools import cache
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from deepmr import calibration
+from deepmr.figures import causal, prediction, style
+from deepmr.report.answers import Settings
+from deepmr.report.render import Picture, read_captions, write
+
+PAIRS = {
+    "GATA1_open": {"exposure": "GATA1", "outcome": "open"},
+    "NRF1_open": {"exposure": "NRF1", "outcome": "open"},
+    "JUND_open": {"exposure": "JUND", "outcome": "open"},
+}
+TARGETS = ("GATA1", "NRF1", "JUND", "open")
+# (pair, direction): effect the toy model learned, theta, marginal slope
+EFFECTS = {
+    ("GATA1_open", "forward"): (0.93, 1.0, 0.95),
+    ("GATA1_open", "reverse"): (0.02, 0.0, 0.0),
+    ("NRF1_open", "forward"): (-0.02, 0.0, 0.0),
+    ("NRF1_open", "reverse"): (0.01, 0.0, 0.0),
+    ("JUND_open", "forward"): (0.03, 0.0, 0.0),
+    ("JUND_open", "reverse"): (0.69, 0.8, 0.74),
+}
+METHODS = ("egger", "ivw", "ivw_fixed", "weighted_median")
+CAPTIONS = read_captions(Path(__file__).parents[1] / "workflow" / "report")
+SETTINGS = Settings(n_draws=40)
+
+
+def ends(pair: str, direction: str) -> tuple[str, str]:
+    x, y = PAIRS[pair]["exposure"], PAIRS[pair]["outcome"]
+    return (x, y) if direction == "forward" else (y, x)
+
+
+def truth() -> pd.DataFrame:
+    rows = []
+    for key, (_, theta, slope) in EFFECTS.items():
+        x, y = ends(*key)
+        rows.append((x, y, theta, slope, 0.004, 900))
+    columns = ("exposure", "outcome", "theta", "marginal_slope", "marginal_slope_se", "n_mutations")
+    return pd.DataFrame(rows, columns=list(columns))
+
+
+def mr(n: int = 50, effects: dict = EFFECTS) -> pd.DataFrame:
+    return _mr(n, tuple(effects.items())).copy()
+
+
+@cache
+def _mr(n: int, effects: tuple) -> pd.DataFrame:
+    rows = []
+    rng = np.random.default_rng(5)
+    for (pair, direction), (effect, *_) in effects:
+        x, y = ends(pair, direction)
+        for stratum, i, method in product(("bound", "unbound"), range(n), METHODS):
+            hit = rng.random() < (0.96 if stratum == "bound" else 0.4)
+            se = float(rng.gamma(6, 0.03))
+            if method == METHODS[0]:  # the methods of a sequence differ by little
+                middle = effect + rng.normal(0, 0.1) + rng.normal(0, se)
+            estimate = middle + rng.normal(0, 0.04)
+            number = int(rng.integers(24, 70))
+            row = {
+                "sequence_id": f"chr5:{1000 * i + (500 if stratum == 'bound' else 0)}-{1000 * i}",
+                "model": "cnn",
+                "pair": pair,
+                "direction": direction,
+                "exposure": x,
+                "outcome": y,
+                "stratum": stratum,
+                "method": method,
+                "instrument_rule": "motif",
+                "estimate": estimate if hit else np.nan,
+                "se": se,
+                "ci_low": estimate - 1.96 * se if hit else np.nan,
+                "ci_high": estimate + 1.96 * se if hit else np.nan,
+                "n_instruments": number if hit else 0,
+                "mean_f": rng.gamma(5, 9) if hit else np.nan,
+                "i2_gx": 1 - rng.gamma(2, 0.02) if hit else np.nan,
+                "q_p": rng.random() if hit else np.nan,
+                "intercept": rng.normal(0, 0.03) if hit and method == "egger" else np.nan,
+                "intercept_p": rng.random() if hit and method == "egger" else np.nan,
+                "status": "ok" if hit else "no_motif_hit",
+            }
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def meta(effects: dict = EFFECTS, local: pd.DataFrame | None = None) -> pd.DataFrame:
+    local = mr(effects=effects) if local is None else local
+    by = ["pair", "direction", "method", "stratum"]
+    asked = local.groupby(by).size().to_dict()
+    ok = local[local["status"] == "ok"].groupby(by).size().to_dict()
+    rows = []
+    for (pair, direction), (effect, *_) in effects.items():
+        x, y = ends(pair, direction)
+        for method, stratum, combination, inference in product(
+            METHODS, ("all", "bound", "unbound"), ("REML", "median"), ("draw_wise", "diagonal")
+        ):
+            strata = ("bound", "unbound") if stratum == "all" else (stratum,)
+            keys = [(pair, direction, method, name) for name in strata]
+            k = sum(ok.get(key, 0) for key in keys)
+            within = 0.15 / np.sqrt(max(k, 1))
+            draws = 0.055 if inference == "draw_wise" else 0.0
+            se = float(np.hypot(within, draws))
+            point = effect + 0.01 * METHODS.index(method)
+            z = abs(point) / se
+            rows.append(
+                {
+                    "model": "cnn",
+                    "pair": pair,
+                    "direction": direction,
+                    "exposure": x,
+                    "outcome": y,
+                    "method": method,
+                    "instrument_rule": "motif",
+                    "stratum": stratum,
+                    "combination": combination,
+                    "inference": inference,
+                    "k": k,
+                    "n_sequences": sum(asked.get(key, 0) for key in keys),
+                    "estimate": point,
+                    "se": se,
+                    "se_within": within,
+                    "se_draws": draws or np.nan,
+                    "ci_low": point - 1.96 * se,
+                    "ci_high": point + 1.96 * se,
+                    "p_value": float(2 * np.exp(-0.717 * z - 0.416 * z**2) / 2),
+                    "tau2": 0.01,
+                    "i2": 31.0,
+                    "h2": 1.4,
+                    "q": 80.0,
+                    "q_p": 0.2,
+                    "pi_low": point - 1.96 * np.hypot(se, 0.1),
+                    "pi_high": point + 1.96 * np.hypot(se, 0.1),
+                    "fdr": float(min(1.0, 6 * np.exp(-0.717 * z - 0.416 * z**2))),
+                    "status": "ok",
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def predictions(n: int = 1500, draws: int = 40) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return labels (n, 4), logits (n, 4) and logit draws (n, 40, 4)."""
+    rng = np.random.default_rng(3)
+    z = rng.normal(-0.8, 2.2, (n, len(TARGETS)))
+    labels = (rng.random(z.shape) < 1 / (1 + np.exp(-z))).astype(float)
+    labels[:40, 1] = np.nan
+    noise = rng.normal(0, 0.25, (1, draws, len(TARGETS))) + rng.normal(0, 0.3, (n, draws, 4))
+    return labels, z, z[:, None, :] + noise
+
+
+def calibrated() -> pd.DataFrame:
+    return _calibrated().copy()
+
+
+@cache
+def _calibrated() -> pd.DataFrame:
+    labels, logits, draws = predictions()
+    return calibration.report(labels, logits, draws, TARGETS, model="cnn", simulations=50)
+
+
+def instruments(slope: float = 0.93) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(2)
+    bx = -rng.gamma(1.4, 0.7, 42) * rng.choice([1, 1, 1, -1], 42)
+    by = slope * bx + rng.normal(0, 0.12, 42)
+    return bx, by, 0.05 + 0.12 * np.abs(bx), 0.05 + 0.12 * np.abs(by)
+
+
+def history() -> pd.DataFrame:
+    rows = []
+    for member, epoch in product(range(2), range(1, 13)):
+        row = {"member": member, "epoch": epoch, "train_loss": 0.3 + 0.4 * np.exp(-epoch / 3)}
+        row["validation_loss"] = 0.34 + 0.36 * np.exp(-epoch / 2.5) + 0.0009 * epoch**1.6
+        row["validation_loss"] += 0.004 * member
+        for i, target in enumerate(TARGETS):
+            row[f"auroc.{target}"] = 0.95 - 0.02 * i - 0.3 * np.exp(-epoch / (2 + i))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def figures(folder: Path) -> list[Picture]:
+    labels, logits, draws = predictions()
+    p = calibration.probabilities(logits, draws)
+    local = mr()
+    whole = meta(local=local)
+    main = whole[
+        (whole["method"] == "egger")
+        & (whole["stratum"] == "all")
+        & (whole["combination"] == "REML")
+        & (whole["inference"] == "draw_wise")
+    ].merge(truth()[["exposure", "outcome", "marginal_slope"]])
+    made = [("global_effects", "cnn", causal.global_effects(main))]
+    for row in main.to_dict("records"):
+        here = local[
+            (local["pair"] == row["pair"])
+            & (local["direction"] == row["direction"])
+            & (local["method"] == "egger")
+        ]
+        x, y = row["exposure"], row["outcome"]
+        known = {
+            "marginal slope": row["marginal_slope"],
+            "structural θ": EFFECTS[(row["pair"], row["direction"])][1],
+        }
+        forest = causal.forest(here, row, exposure=x, outcome=y, truth=known)
+        made.append(("forest", f"{x} → {y}", forest))
+        if row["direction"] == "forward":
+            sequence = causal.representative(here)
+            lines = local[
+                (local["pair"] == row["pair"])
+                & (local["direction"] == "forward")
+                & (local["sequence_id"] == sequence)
+            ]
+            scatter = causal.mr_scatter(
+                *instruments(EFFECTS[(row["pair"], "forward")][0]),
+                lines,
+                exposure=x,
+                outcome=y,
+                sequence_id=sequence,
+                references={"true marginal slope": row["marginal_slope"]},
+            )
+            made.append(("mr_scatter", f"{x} → {y}", scatter))
+            both = [TARGETS.index(x), TARGETS.index(y)]
+            unsure = prediction.uncertainty((x, y), draws[:, :, both], labels[:, both])
+            made.append(("uncertainty", f"{x} and {y}", unsure))
+    made.append(("roc", "cnn", prediction.roc(labels, p, TARGETS)))
+    for k, target in enumerate(TARGETS):
+        made.append(("reliability", target, prediction.reliability(labels[:, k], p[:, k], target)))
+        made.append(("histogram", target, prediction.histogram(labels[:, k], p[:, k], target)))
+    made.append(("learning_curves", "cnn", prediction.learning_curves(history())))
+    return [
+        Picture(kind, title, style.save(fig, folder / f"{kind}-{i}.svg"))
+        for i, (kind, title, fig) in enumerate(made)
+    ]
+
+
+COUNTS = {
+    "Windows": {"tiled": 16000, "with N": 12, "kept": 14988, "test": 2400},
+    "GATA1": {"bound": 50, "unbound": 50, "duplicates removed": 0},
+}
+PROVENANCE = {
+    "Run": {"seed": 1, "configuration": "sha256 4f0c19a2", "started": "2026-11-23 02:14"},
+    "Versions": {"deepmr": "0.1.0", "torch": "2.13.0", "numpy": "2.4.1", "pandas": "3.0.0"},
+    "Code": {"deepmr.mr": "9a21c0de55aa", "deepmr.mutagenesis": "01fe4410c3d2"},
+}
+
+
+def context() -> dict:
+    local = mr()
+    return {
+        "meta": meta(local=local),
+        "mr": local,
+        "calibration": calibrated(),
+        "pairs": PAIRS,
+        "captions": CAPTIONS,
+        "truth": truth(),
+        "settings": SETTINGS,
+        "counts": COUNTS,
+        "provenance": PROVENANCE,
+    }
+
+
+if __name__ == "__main__":
+    directory = Path(sys.argv[1])
+    write(directory / "report.html", **context(), pictures=figures(directory / "figures"))

@@ -1,0 +1,192 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import expit, logit
+from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
+
+from deepmr import calibration, tables
+
+
+def simulated(n=4000, slope=1.0, seed=0):
+    rng = np.random.default_rng(seed)
+    z = rng.normal(-1, 1.5, n)
+    return (rng.random(n) < expit(z)).astype(float), slope * z
+
+
+def one(labels, logits, **options):
+    return calibration.report(labels[:, None], logits[:, None], **options).iloc[0]
+
+
+def test_metrics_match_scikit_learn_and_the_columns_of_the_table():
+    labels, logits = simulated()
+    frame = calibration.report(labels[:, None], logits[:, None], targets=["A"], model="cnn")
+    assert list(frame.columns) == tables.CALIBRATION.names
+    row, p = frame.iloc[0], expit(logits)
+    assert row["auroc"] == pytest.approx(roc_auc_score(labels, p), abs=1e-12)
+    assert row["auprc"] == pytest.approx(average_precision_score(labels, p), abs=1e-12)
+    assert row["nll"] == pytest.approx(log_loss(labels, p), abs=1e-10)
+    assert row["brier"] == pytest.approx(brier_score_loss(labels, p), abs=1e-12)
+    assert row["o_over_e"] == pytest.approx(labels.sum() / p.sum(), abs=1e-12)
+    assert (row["n"], row["n_positive"], row["status"]) == (4000, labels.sum(), "ok")
+    assert (row["model"], row["target"], row["calibrator"], row["split"]) == (
+        "cnn",
+        "A",
+        "none",
+        "test",
+    )
+
+
+def test_ece_of_four_windows_by_hand():
+    p = np.array([0.1, 0.3, 0.6, 0.8])
+    row = one(np.array([0.0, 1.0, 1.0, 1.0]), logit(p), bins=2)
+    assert row["ece"] == pytest.approx((abs(0.5 - 0.2) + abs(1 - 0.7)) / 2)
+
+
+def test_ece_lies_in_its_null_band_only_when_calibrated():
+    inside = [one(*simulated(seed=seed)) for seed in range(20)]
+    hits = sum(r["ece_null_low"] <= r["ece"] <= r["ece_null_high"] for r in inside)
+    assert hits >= 16
+    overconfident = one(*simulated(slope=2.5))
+    assert overconfident["ece"] > 2 * overconfident["ece_null_high"]
+
+
+def test_mean_over_draws_is_taken_on_the_probability_scale():
+    labels, logits = simulated()
+    draws = logits[:, None, None] + np.array([-2.0, 2.0])[None, :, None]
+    row = calibration.report(labels[:, None], logits[:, None], draws).iloc[0]
+    p = (expit(logits - 2) + expit(logits + 2)) / 2
+    assert row["brier"] == pytest.approx(brier_score_loss(labels, p), abs=1e-12)
+    assert row["nll"] == pytest.approx(log_loss(labels, p), abs=1e-10)
+    np.testing.assert_allclose(calibration.probabilities(logits, draws[:, :, 0]), p)
+    np.testing.assert_allclose(calibration.probabilities(logits), expit(logits))
+
+
+def test_a_saturated_wrong_logit_costs_what_it_says():
+    assert one(np.array([0.0, 1.0]), np.array([800.0, 5.0]))["nll"] == pytest.approx(400, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("labels", "status"),
+    [
+        (np.full(5, np.nan), "no_labels"),
+        (np.zeros(5), "one_class"),
+        (np.ones(5), "one_class"),
+    ],
+)
+def test_degenerate_labels_get_a_status(labels, status):
+    row = one(labels, np.linspace(-1, 1, 5))
+    assert row["status"] == status
+    assert np.isnan(row["auroc"])
+    assert np.isnan(row["brier"]) == (status == "no_labels")
+
+
+def test_counts_and_values_are_not_judged_as_probabilities():
+    rng = np.random.default_rng(1)
+    log_rate = rng.normal(0, 0.5, 3000)
+    counts = rng.poisson(np.exp(log_rate)).astype(float)
+    labels, logits = np.column_stack([counts, log_rate]), np.column_stack([log_rate, log_rate])
+    frame = calibration.report(labels, logits, kinds=["count", "continuous"])
+    assert list(frame["status"]) == ["count_target", "continuous_target"]
+    assert frame["o_over_e"].iloc[0] == pytest.approx(1, abs=0.05)
+    assert (
+        frame["nll"].iloc[0]
+        < calibration.report(counts[:, None], np.zeros((3000, 1)), kinds=["count"])["nll"].iloc[0]
+    )
+    assert frame["auroc"].isna().all()
+    assert np.isnan(frame["nll"].iloc[1])
+
+
+def test_a_target_does_not_depend_on_its_neighbours_or_on_the_order_of_rows():
+    labels, logits = simulated(500)
+    other = simulated(500, seed=9)
+    alone = calibration.report(labels[:, None], logits[:, None], targets=["A"], seed=4)
+    order = np.random.default_rng(2).permutation(500)
+    both = calibration.report(
+        np.column_stack([other[0], labels])[order],
+        np.column_stack([other[1], logits])[order],
+        targets=["B", "A"],
+        seed=4,
+    )
+    pd.testing.assert_frame_equal(alone, both.iloc[[1]].reset_index(drop=True), rtol=1e-12)
+    again = calibration.report(labels[:, None], logits[:, None], targets=["A"], seed=5)
+    assert again["ece_null_high"].iloc[0] != alone["ece_null_high"].iloc[0]
+
+
+@pytest.mark.parametrize("binning", ["equal_mass", "equal_width"])
+def test_reliability_of_calibrated_predictions_stays_in_its_band(binning):
+    labels, logits = simulated(20000)
+    table = calibration.reliability(labels, expit(logits), 10, binning)
+    assert table["n"].sum() == 20000
+    inside = table["observed"].between(table["band_low"], table["band_high"])
+    assert inside.mean() >= 0.7
+    assert (table["band_low"] <= table["predicted"] + 1e-9).all()
+    if binning == "equal_mass":
+        assert table["n"].max() - table["n"].min() <= 1
+    else:
+        assert (np.floor(table["predicted"] * 10) == np.arange(10)).all()
+
+
+def test_reliability_leaves_out_the_unmeasured_and_keeps_ties_together():
+    labels = np.array([0.0, 1.0, 1.0, 0.0, np.nan])
+    table = calibration.reliability(labels, np.array([0.5, 0.5, 0.5, 0.5, 0.9]), 3)
+    assert table[["n", "predicted", "observed"]].to_numpy().tolist() == [[4, 0.5, 0.5]]
+    assert calibration.reliability(np.full(3, np.nan), np.full(3, 0.2)).empty
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 1)), min_size=1, max_size=40))
+def test_reliability_bins_partition_the_windows(rows):
+    labels = np.array([float(y) for y, _ in rows])
+    p = np.array([p for _, p in rows])
+    for binning in ("equal_mass", "equal_width"):
+        table = calibration.reliability(labels, p, 7, binning, simulations=3)
+        assert table["n"].sum() == len(rows)
+        assert (table["n"] > 0).all()
+        assert table["predicted"].is_monotonic_increasing
+        assert (table["observed"] @ table["n"]) == pytest.approx(labels.sum())
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: calibration.report(np.zeros(3), np.zeros(3)), "must be (windows, targets)"),
+        (
+            lambda: calibration.report(np.zeros((3, 1)), np.zeros((3, 1)), np.zeros((3, 2))),
+            "they must be (windows, draws, targets) with 3 windows and 1 targets",
+        ),
+        (
+            lambda: calibration.report(np.zeros((3, 1)), np.zeros((3, 1)), targets=["A", "B"]),
+            "targets has 2 entries for 1 columns",
+        ),
+        (
+            lambda: calibration.report(np.zeros((3, 1)), np.zeros((3, 1)), kinds=["rate"]),
+            "target target0: unknown kind 'rate'; write one of binary, count, continuous",
+        ),
+        (
+            lambda: calibration.report(np.full((3, 1), 2.0), np.zeros((3, 1)), targets=["A"]),
+            "target A: labels must be 0 or 1 (or NaN, not measured); found 2",
+        ),
+        (
+            lambda: calibration.report(np.full((3, 1), -1.0), np.zeros((3, 1)), kinds=["count"]),
+            "a count of -1; counts are >= 0",
+        ),
+        (
+            lambda: calibration.report(np.zeros((3, 1)), np.array([[0], [np.nan], [1]])),
+            "1 of 3 measured windows have an output that is not finite (the first is measured "
+            "window 1)",
+        ),
+        (lambda: calibration.reliability(np.zeros(2), np.zeros(3)), "both must be (windows,)"),
+        (lambda: calibration.reliability(np.zeros(2), np.array([0, 3.0])), "were logits given?"),
+        (lambda: calibration.reliability(np.zeros(2), np.zeros(2), 0), "0 bins"),
+        (
+            lambda: calibration.reliability(np.zeros(2), np.zeros(2), 3, "deciles"),
+            "unknown binning 'deciles'; write one of equal_mass, equal_width",
+        ),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=r".") as error:
+        call()
+    assert message in str(error.value)

@@ -1,0 +1,32 @@
+"""Draw the causal effect of a pair."""
+
+from deepmr import motifs, tables
+from deepmr.figures import sets, style
+from deepmr.held_out import read_held_out
+from deepmr.job import begin
+from deepmr.meta.summary import headline
+from deepmr.mr.shard import Pair, Settings
+
+begin(snakemake.log[0], snakemake.params, snakemake.config)
+source, settings, asked = snakemake.input, snakemake.params, dict(snakemake.wildcards)
+ends = settings.pairs[asked["pair"]]["exposure"], settings.pairs[asked["pair"]]["outcome"]
+both = (tables.read_table(source[name]).to_pandas() for name in ("mr", "meta"))
+mr, meta = (t[(t["model"] == asked["model"]) & (t["pair"] == asked["pair"])] for t in both)
+figures = sets.pair_figures(
+    Pair(asked["pair"], *ends),
+    read_held_out(source.windows, source.predictions, ends, "test"),
+    tables.read_table(source.sequences),
+    source.effects,
+    source.references,
+    mr,
+    headline(meta, settings.mr["primary"], settings.combination),
+    tables.read_table(source.truth).to_pandas() if source.truth else None,
+    motifs.of_targets(motifs.read_jaspar(source.motifs), settings.targets),
+    Settings.of(
+        settings.mr, settings.instruments, both_strands=not settings.strand, seed=settings.seed
+    ),
+    {name: target["type"] for name, target in settings.targets.items()},
+    settings.mr["primary"],
+)
+for name, figure in figures.items():
+    style.save(figure, f"{settings.folder}/{asked['model']}/{asked['pair']}/{name}.svg")

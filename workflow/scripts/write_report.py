@@ -1,0 +1,24 @@
+"""Write the report."""
+
+from deepmr import tables
+from deepmr.job import begin
+from deepmr.report import run
+from deepmr.report.render import read_captions, write
+
+metadata = begin(snakemake.log[0], snakemake.params, snakemake.config)
+source, config = snakemake.input, snakemake.config
+columns = [name for name in tables.MR.names if not name.startswith("draws")]
+write(
+    snakemake.output.report,
+    meta=tables.read_table(source.meta).to_pandas(),
+    mr=tables.read_table(source.mr, columns).to_pandas(),
+    calibration=tables.read_table(source.calibration).to_pandas(),
+    truth=tables.read_table(source.truth).to_pandas() if source.truth else None,
+    pairs=config["pairs"],
+    captions=read_captions(snakemake.params.captions),
+    pictures=run.pictures(snakemake.params.figures, config),
+    settings=run.settings(config),
+    counts=run.counts(source.windows, source.sequences),
+    provenance=run.provenance(metadata, dict(source.items())),
+    title=config["report"]["title"],
+)
