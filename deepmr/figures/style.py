@@ -1,7 +1,7 @@
 """One look for every figure, and files whose bytes depend on nothing but the figure."""
 
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -171,3 +171,28 @@ def save(fig: Figure, path: str | Path) -> Path:
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return path
+
+
+def save_all(figures: Mapping[str, Figure], paths: Iterable[str | Path]) -> None:
+    """Write each figure to the path that ends in its name.
+
+    Parameters
+    ----------
+    figures : mapping of str to Figure
+        By name, such as ``"roc"`` or ``"reliability/GATA1"``.
+    paths : iterable of path
+        One for each figure.
+
+    Raises
+    ------
+    ValueError
+        If a figure has no path, or a path no figure.
+    """
+    waiting = {str(Path(path).with_suffix("")): Path(path) for path in paths}
+    for name, fig in figures.items():
+        stems = [stem for stem in waiting if stem.endswith(f"/{name}")]
+        if len(stems) != 1:
+            raise ValueError(f"{len(stems)} files for the figure {name!r} among {sorted(waiting)}")
+        save(fig, waiting.pop(stems[0]))
+    if waiting:
+        raise ValueError(f"no figure for {sorted(waiting)}; there are {sorted(figures)}")

@@ -12,11 +12,12 @@ from deepmr import job, progress, provenance
 @pytest.fixture
 def restored_streams():
     streams = sys.stdout, sys.stderr
-    handlers = logging.root.handlers[:]
+    handlers, level = logging.root.handlers[:], logging.root.level
     yield
     sys.stdout, sys.stderr = streams
     logging.captureWarnings(False)
     logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
 
 
 CONFIG = {"seed": 3, "results": "r"}

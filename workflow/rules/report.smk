@@ -41,7 +41,6 @@ rule plot_model:
         "../../envs/stats.yaml"
     params:
         code=fingerprint("deepmr.figures.sets"),
-        folder=lambda wildcards: f"{FIGURES}/{wildcards.model}",
         targets={name: config["targets"][name]["type"] for name in KEPT},
         bins=config["calibration"]["bins"],
         seed=config["seed"],
@@ -128,7 +127,6 @@ rule plot_pair:
         "../../envs/stats.yaml"
     params:
         code=fingerprint("deepmr.figures.sets"),
-        folder=FIGURES,
         strand=config["data"]["strand"],
         targets=config["targets"],
         pairs=config["pairs"],
@@ -169,7 +167,6 @@ rule write_report:
     params:
         code=fingerprint("deepmr.report.run"),
         captions=f"{workflow.basedir}/workflow/report",
-        figures=FIGURES,
         settings={
             key: config[key] for key in ("pairs", "mr", "meta", "draws", "report")
         },

@@ -15,5 +15,4 @@ figures = sets.model_figures(
     bins=snakemake.params.bins,
     seed=snakemake.params.seed,
 )
-for name, figure in figures.items():
-    style.save(figure, f"{snakemake.params.folder}/{name}.svg")
+style.save_all(figures, snakemake.output)

@@ -28,5 +28,4 @@ figures = sets.pair_figures(
     {name: target["type"] for name, target in settings.targets.items()},
     settings.mr["primary"],
 )
-for name, figure in figures.items():
-    style.save(figure, f"{settings.folder}/{asked['model']}/{asked['pair']}/{name}.svg")
+style.save_all(figures, snakemake.output)

@@ -16,7 +16,7 @@ write(
     truth=tables.read_table(source.truth).to_pandas() if source.truth else None,
     pairs=config["pairs"],
     captions=read_captions(snakemake.params.captions),
-    pictures=run.pictures(snakemake.params.figures, config),
+    pictures=run.pictures(f"{config['results']}/figures", config),
     settings=run.settings(config),
     counts=run.counts(source.windows, source.sequences),
     provenance=run.provenance(metadata, dict(source.items())),
