@@ -71,7 +71,13 @@ def extract(
     with open_reader(data, index_dir) as reader:
         if data["source"] == "sequences":
             table, counts = labelled.extract(
-                reader, directory / data["labels"], targets, length=geometry["length"], **parts
+                reader,
+                directory / data["labels"],
+                targets,
+                length=geometry["length"],
+                negatives_per_positive=geometry["negatives_per_positive"],
+                seed=seed,
+                **parts,
             )
         else:
             blacklist = data["blacklist"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,8 @@ def extract(
     validation: Sequence[str] = (),
     test: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    negatives_per_positive: float | None = None,
+    seed: int = 0,
 ) -> tuple[pa.Table, dict[str, Any]]:
     """Join ready sequences with their labels.
 
@@ -116,6 +119,11 @@ def extract(
     validation, test, exclude : sequence of str
         Values of the column chrom that are held out or not used; all others train. If all three
         are empty, the column split says train, validation or test.
+    negatives_per_positive : float, optional
+        Sequences without a positive label that are kept in each split for each one with; all when
+        left out.
+    seed : int
+        Seed of that choice, which depends on each sequence's id and on nothing else.
 
     Returns
     -------
@@ -124,7 +132,7 @@ def extract(
         are null and strand is "." where the label table does not say. Sequences that hold an
         ambiguous letter, or have no label, are left out.
     counts : dict
-        sequences, excluded, with_n, not_measured, kept, and splits.
+        sequences, excluded, with_n, not_measured, negatives_left_out, kept, and splits.
 
     Raises
     ------
@@ -146,6 +154,10 @@ def extract(
     clean = _without_ambiguity(reader, table["sequence_id"].to_pylist(), keep)
     counts["with_n"] = int((keep & ~clean).sum())
     keep &= clean
+    if negatives_per_positive is not None:
+        before = int(keep.sum())
+        keep = _subsample(table, list(targets), split, keep, negatives_per_positive, seed)
+        counts["negatives_left_out"] = before - int(keep.sum())
     counts["kept"] = int(keep.sum())
     kept = table.filter(pa.array(keep))
     columns = {name: kept[name] for name in ("sequence_id", "chrom", "start", "end", "strand")}
@@ -160,6 +172,32 @@ def extract(
                 "change split, or the labels' chrom or split column"
             )
     return windows, counts
+
+
+def _subsample(
+    table: pa.Table,
+    targets: Sequence[str],
+    split: NDArray[np.object_],
+    keep: NDArray[np.bool_],
+    ratio: float,
+    seed: int,
+) -> NDArray[np.bool_]:
+    """Of the kept rows keep the positives and, in each split, `ratio` negatives for each."""
+    positive = np.zeros(len(table), dtype=bool)
+    for name in targets:
+        positive |= np.nan_to_num(table[f"label.{name}"].to_numpy()) > 0
+    ids = table["sequence_id"].to_pylist()
+    chosen = keep & positive
+    for name in SPLITS:
+        negatives = np.flatnonzero(keep & ~positive & (split == name))
+        wanted = round(ratio * int((chosen & positive & (split == name)).sum()))
+        digests = [
+            hashlib.blake2b(f"{seed}\t{ids[row]}".encode(), digest_size=8).digest()
+            for row in negatives
+        ]
+        order = np.argsort(np.frombuffer(b"".join(digests), dtype="<u8"), kind="stable")
+        chosen[negatives[order[:wanted]]] = True
+    return chosen
 
 
 def match(

@@ -190,3 +190,32 @@ def test_a_wrong_letter_is_named(tmp_path):
     path = write(tmp_path, frame(), sequences=sequences)
     with pytest.raises(FastaError, match=r"record chr21:30-38\(-\) holds the letter 'X' at positi"):
         extract(tmp_path, path)
+
+
+def test_negatives_are_thinned_by_their_ids_alone(tmp_path):
+    n = 90
+    ids = [f"s{i}" for i in range(n)]
+    source = pd.DataFrame(
+        {
+            "sequence_id": ids,
+            "chrom": [("chr1", "chr20", "chr21")[i % 3] for i in range(n)],
+            "a": [int(i < 15) for i in range(n)],
+        }
+    )
+    rng = np.random.default_rng(2)
+    sequences = {i: "".join(rng.choice(list("ACGT"), 8)) for i in ids}
+    target = {"a": {"type": "binary", "column": "a"}}
+    options = {"negatives_per_positive": 2.0, "seed": 3, "exclude": []}
+    path = write(tmp_path, source, sequences=sequences)
+    table, counts = extract(tmp_path, path, target, **options)
+    labels = table["label.a"].to_numpy()
+    for split in ("train", "validation", "test"):
+        here = table["split"].to_numpy() == split
+        assert (labels[here] == 1).sum() == 5
+        assert (labels[here] == 0).sum() == 10
+    assert counts["negatives_left_out"] == 90 - 45
+    backwards = dict(reversed(sequences.items()))
+    other, _ = extract(tmp_path, write(tmp_path, source, sequences=backwards), target, **options)
+    assert set(other["sequence_id"].to_pylist()) == set(table["sequence_id"].to_pylist())
+    reseeded, _ = extract(tmp_path, path, target, **(options | {"seed": 4}))
+    assert set(reseeded["sequence_id"].to_pylist()) != set(table["sequence_id"].to_pylist())

@@ -1,0 +1,101 @@
+"""A lab's own network on ready sequences, through the whole workflow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import torch
+import yaml
+
+from deepmr import tables
+
+NETWORK = '''
+"""A network with one convolution and one dropout site."""
+
+from torch import nn
+
+
+def build():
+    return nn.Sequential(
+        nn.Conv1d(4, 8, 7, padding=3), nn.ReLU(), nn.AdaptiveMaxPool1d(4), nn.Flatten(),
+        nn.Dropout(0.3), nn.Linear(32, 2),
+    )
+'''
+
+
+@pytest.fixture(scope="module")
+def own_network(checkout, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    rng = np.random.default_rng(1)
+    records, rows = [], ["sequence_id\tsplit\tTF\topen"]
+    for i in range(60):
+        letters = "".join(rng.choice(list("ACGT"), 50))
+        records.append(f">r{i}\n{letters}\n")
+        measured = "" if i % 10 == 0 else str(rng.integers(2))
+        split = ("train", "validation", "test")[i % 3]
+        rows.append(f"r{i}\t{split}\t{measured}\t{rng.integers(2)}")
+    (folder / "ready.fa").write_text("".join(records))
+    (folder / "labels.tsv").write_text("\n".join(rows) + "\n")
+    (folder / "network.py").write_text(NETWORK)
+    names: dict = {}
+    exec(NETWORK, names)
+    torch.manual_seed(3)
+    torch.save(names["build"]().state_dict(), folder / "weights.pt")
+    config = {
+        "results": str(folder / "results"),
+        "data": {
+            "source": "sequences",
+            "directory": str(folder),
+            "fasta": "ready.fa",
+            "labels": "labels.tsv",
+            "strand": True,
+        },
+        "windows": {"length": 50},
+        "targets": {"TF": {}, "open": {}},
+        "pairs": {"TF_open": {"exposure": "TF", "outcome": "open"}},
+        "models": {
+            "mine": {
+                "code": str(folder / "network.py:build"),
+                "weights": str(folder / "weights.pt"),
+            }
+        },
+        "draws": {"number": 5},
+        "prediction": {"draws": 3},
+        "sampling": {"bound": 3, "unbound": 3},
+        "sharding": {"shards": 2},
+        "instruments": {"rule": "strength", "strength": 0.5},
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    outcome = checkout.run("--configfile", str(path))
+    return folder / "results", outcome
+
+
+def test_nothing_is_trained(own_network):
+    jobs = own_network[1].jobs
+    assert jobs["import_model"] == 1
+    assert jobs["train_model"] == jobs["simulate_genome"] == 0
+
+
+def test_unmeasured_labels_stay_null(own_network):
+    windows = tables.read_table(own_network[0] / "windows.parquet")
+    assert windows["label.TF"].null_count == 6
+    assert windows["label.open"].null_count == 0
+
+
+def test_every_mutation_is_predicted(own_network):
+    shards = sorted((own_network[0] / "effects" / "model=mine").glob("*.parquet"))
+    assert len(shards) == 2
+    assert sum(tables.read_table(path).num_rows for path in shards) == 6 * 3 * 50
+
+
+def test_mr_uses_the_rule_that_was_asked_for(own_network):
+    mr = tables.read_table(own_network[0] / "mr.parquet")
+    assert pc.unique(mr["instrument_rule"]).to_pylist() == ["strength"]
+    assert "ok" in mr["status"].to_pylist()
+
+
+def test_report_says_the_heads_are_not_learned(own_network):
+    html = (own_network[0] / "report.html").read_text()
+    assert "poorly learned" in html.lower() or "badly" in html.lower() or "AUROC" in html
