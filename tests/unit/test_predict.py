@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from deepmr import mutagenesis
+from deepmr import mutagenesis, tables
 from deepmr.draws import DrawSet
-from deepmr.predict import predict_windows
+from deepmr.held_out import read_held_out
+from deepmr.predict import predict_windows, write_predictions
 from tests.unit.test_mutagenesis import sequences, toy_model
 
 DRAWS = DrawSet("mc_dropout", 6, 4)
@@ -45,3 +47,34 @@ def test_no_windows_give_empty_arrays() -> None:
 def test_windows_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match="windows have 10 bases, the model reads 20"):
         predict_windows(toy_model(), [sequences(2)[:, :10]], ["B"], DRAWS)
+
+
+def test_written_predictions_are_those_of_the_held_out_windows(tmp_path) -> None:
+    codes = sequences(5)
+    splits = ["train", "test", "validation", "test", "train"]
+    windows = pa.table({"sequence_id": list("abcde"), "split": splits})
+
+    class Reader:
+        def windows(self, table: pa.Table) -> np.ndarray:
+            return codes[["abcde".index(name) for name in table["sequence_id"].to_pylist()]]
+
+    path = tmp_path / "windows.parquet"
+    write_predictions(toy_model(), Reader(), windows, ["C", "A"], DRAWS, path, {"seed": 1})
+    labels = pa.table(
+        {
+            "sequence_id": list("abcde"),
+            "split": splits,
+            "label.A": pa.array([1, 0, 1, None, 0], pa.float32()),
+        }
+    )
+    tables.write_table(labels, tmp_path / "labels.parquet")
+    test = read_held_out(tmp_path / "labels.parquet", path, ["A"], "test")
+    evaluated, drawn = predict_windows(toy_model(), [codes[[1, 3]]], ["A"], DRAWS)
+    np.testing.assert_array_equal(test.evaluated, evaluated)
+    np.testing.assert_array_equal(test.draws, drawn)
+    np.testing.assert_array_equal(test.labels, [[0], [np.nan]])
+    assert tables.read_metadata(path) == {"seed": 1}
+
+    tables.write_table(labels.slice(2), tmp_path / "labels.parquet")
+    with pytest.raises(ValueError, match="other test windows; make the predictions again"):
+        read_held_out(tmp_path / "labels.parquet", path, ["A"], "test")

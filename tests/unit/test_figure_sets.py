@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from deepmr.figures import sets, style
+from deepmr.held_out import HeldOut
+from deepmr.meta.summary import headline, summarise
+from deepmr.mr.shard import shard_instruments
+from deepmr.shards import members
+from tests.toy_report import history, truth
+from tests.unit import test_mr_shard as toy
+
+KINDS = {"TF": "binary", "open": "binary"}
+
+
+@pytest.fixture(scope="module")
+def test_windows() -> HeldOut:
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(80, 2)).astype(np.float32)
+    labels = (rng.random((80, 2)) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+    draws = logits[:, None] + 0.2 * rng.normal(size=(80, 6, 2)).astype(np.float32)
+    return HeldOut(("TF", "open"), labels, logits, draws)
+
+
+def words(figure: Figure) -> str:
+    texts = [text.get_text() for text in figure.texts]
+    for ax in figure.axes:
+        texts += [ax.get_title(), ax.get_title(loc="left"), ax.get_xlabel()]
+    return " ".join(texts)
+
+
+def test_model_figures_are_drawn_for_each_binary_target(test_windows):
+    drawn = sets.model_figures(test_windows, ["binary", "count"], history(), bins=5, seed=1)
+    assert set(drawn) == {
+        "learning_curves",
+        "roc",
+        "reliability/TF",
+        "reliability/open",
+        "histogram/TF",
+        "histogram/open",
+    }
+    assert "TF" in words(drawn["histogram/TF"])
+    assert "open: count labels" in words(drawn["histogram/open"])
+
+
+def test_model_without_history_or_binary_targets_says_so(test_windows):
+    drawn = sets.model_figures(test_windows, ["count"] * 2, pd.DataFrame(), bins=5, seed=1)
+    assert "imported, not trained here" in words(drawn["learning_curves"])
+    assert "No target is binary" in words(drawn["roc"])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, request):
+    """Two shards of the toy sequences, and what MR and meta-analysis make of them."""
+    folder = tmp_path_factory.mktemp("figures")
+    ids = toy.sequence_table()["sequence_id"].to_pylist()
+    shards = [toy.write(folder, members(ids, f"{i}-of-2"), name=f"shard{i}") for i in (1, 2)]
+    mr = toy.estimated(folder, range(6)).to_pandas()
+    return shards, mr, headline(summarise(mr), "egger", "REML")
+
+
+def draw(test_windows, run, mr=None, known=None, motifs=toy.MOTIFS):
+    shards, found, overall = run
+    effects, references = zip(*shards, strict=True)
+    return sets.pair_figures(
+        toy.PAIRS[0],
+        test_windows,
+        toy.sequence_table(),
+        effects,
+        references,
+        found if mr is None else mr,
+        overall,
+        known,
+        motifs,
+        toy.SETTINGS,
+        KINDS,
+        "egger",
+    )
+
+
+def test_pair_figures_in_both_directions(test_windows, run):
+    known = pd.DataFrame(
+        {"exposure": ["TF", "open"], "outcome": ["open", "TF"]}
+        | {"theta": [0.8, 0.0], "marginal_slope": [0.75, 0.1]}
+    )
+    drawn = draw(test_windows, run, known=known)
+    assert set(drawn) == {
+        "uncertainty",
+        "mr_scatter_forward",
+        "forest_forward",
+        "mr_scatter_reverse",
+        "forest_reverse",
+    }
+    scatter = drawn["mr_scatter_forward"]
+    labels = [text.get_text() for legend in scatter.legends for text in legend.get_texts()]
+    assert any(label.startswith("egger") for label in labels)
+    assert any("marginal slope  0.75" in label for label in labels)
+    assert "24 instruments" in words(scatter)
+
+
+def test_pair_without_an_estimate_says_why(test_windows, run):
+    mr = run[1].assign(status="no_motif_hit")
+    drawn = draw(test_windows, run, mr=mr)
+    assert "no sequence has an estimate (5 no_motif_hit)" in words(drawn["mr_scatter_forward"])
+
+
+def test_only_the_asked_sequence_is_yielded(run):
+    effects, references = run[0][0]
+    everything = list(
+        shard_instruments(
+            toy.sequence_table(), effects, references, toy.PAIRS, toy.MOTIFS, toy.SETTINGS
+        )
+    )
+    wanted = everything[-1].sequence_id
+    one = list(
+        shard_instruments(
+            toy.sequence_table(),
+            effects,
+            references,
+            toy.PAIRS,
+            toy.MOTIFS,
+            toy.SETTINGS,
+            only=wanted,
+        )
+    )
+    assert {item.sequence_id for item in one} == {wanted}
+    same = [item for item in everything if item.sequence_id == wanted]
+    for a, b in zip(one, same, strict=True):
+        assert np.array_equal(a.instruments.bx, b.instruments.bx)
+
+
+def test_effects_figure_shows_the_truth_on_its_own_scale_only(run):
+    known = truth().head(0)
+    for scale in ("logit", "probability"):
+        assert isinstance(sets.effects_figure(run[2], known, effect_scale=scale), Figure)
+
+
+def test_figures_go_to_the_paths_that_end_in_their_names(tmp_path):
+    figures = {"roc": style.note("a"), "reliability/TF": style.note("b")}
+    paths = [tmp_path / "x" / "reliability" / "TF.svg", tmp_path / "x" / "roc.svg"]
+    style.save_all(figures, paths)
+    assert all(path.exists() for path in paths)
+    with pytest.raises(ValueError, match="0 files for the figure 'roc'"):
+        style.save_all(figures, paths[:1])
+    with pytest.raises(ValueError, match="no figure for"):
+        style.save_all({"roc": figures["roc"]}, paths)
