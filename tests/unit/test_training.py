@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from deepmr.models import batches, checkpoint, training
+from deepmr.models import member as member_module
 
 LENGTH = 24
 TARGETS = {"A": "binary", "B": "binary", "N": "count", "V": "continuous"}
@@ -155,15 +156,15 @@ class KilledError(Exception):
 
 def kill_at_epoch(monkeypatch: pytest.MonkeyPatch, member: int, epoch: int) -> None:
     """Raise in the middle of the given epoch, as a kill would end it."""
-    steps = training._Trainer._steps
+    steps = member_module.MemberTrainer._steps
 
-    def dying(self: training._Trainer, now: int) -> tuple[float, float]:
+    def dying(self: member_module.MemberTrainer, now: int) -> tuple[float, float]:
         found = steps(self, now)
         if (self.member, now) == (member, epoch):
             raise KilledError
         return found
 
-    monkeypatch.setattr(training._Trainer, "_steps", dying)
+    monkeypatch.setattr(member_module.MemberTrainer, "_steps", dying)
 
 
 @pytest.mark.parametrize(("member", "epoch"), [(0, 1), (0, 3), (1, 2)])
@@ -179,7 +180,7 @@ def test_a_killed_training_continues_to_the_same_bits(
         kill_at_epoch(patch, member, epoch)
         with pytest.raises(KilledError):
             train(members=2, resume_dir=tmp_path)
-    caplog.set_level(logging.INFO, logger="deepmr.models.training")
+    caplog.set_level(logging.INFO, logger="deepmr.models.member")
     continued, history = train(members=2, resume_dir=tmp_path)
     assert equal(undisturbed, continued)
     assert without_seconds(history) == without_seconds(expected)
@@ -252,5 +253,5 @@ def test_a_diverging_loss_is_named() -> None:
 
 def test_auroc_needs_both_labels() -> None:
     scores = np.array([0.1, 0.4, 0.3, 9.0])
-    assert training._auroc(np.array([0, 1, 1, math.nan]), scores) == 1.0
-    assert training._auroc(np.array([1, 1, math.nan, math.nan]), scores) is None
+    assert member_module._auroc(np.array([0, 1, 1, math.nan]), scores) == 1.0
+    assert member_module._auroc(np.array([1, 1, math.nan, math.nan]), scores) is None
