@@ -30,7 +30,6 @@ _PACKAGES = (
     "pandas",
     "pyarrow",
     "scipy",
-    "statsmodels",
     "scikit-learn",
     "pyfaidx",
     "matplotlib",

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import false_discovery_control, t
+from statsmodels.stats.meta_analysis import combine_effects
 
 from deepmr import meta, mr
 from deepmr.meta.combine import pool
@@ -47,6 +48,17 @@ def test_agrees_with_metafor(path):
             np.testing.assert_allclose(
                 getattr(result, name), expected[theirs], rtol=1e-6, atol=1e-12, err_msg=name
             )
+
+
+def test_agrees_with_statsmodels():
+    rng = np.random.default_rng(5)
+    variances = rng.uniform(0.01, 0.2, 30)
+    estimates = rng.normal(0.4, np.sqrt(variances + 0.05))
+    theirs = combine_effects(estimates, variances, method_re="chi2")
+    ours = meta.random_effects(estimates, variances, method="DL")
+    assert ours.tau2 == pytest.approx(theirs.tau2, rel=1e-12)
+    assert ours.estimate == pytest.approx(theirs.mean_effect_re, rel=1e-12)
+    assert ours.se == pytest.approx(theirs.sd_eff_w_re, rel=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
