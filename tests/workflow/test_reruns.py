@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_one_shard_and_seven_shards_give_the_same_tables(example_copy):
     found = {}
     for shards in (1, 7):
         outcome = example_copy.run(
-            "--set-scatter", f"shard={shards}", "results/mr.parquet", "results/meta.parquet"
+            "results/mr.parquet", "results/meta.parquet", "--set-scatter", f"shard={shards}"
         )
         assert outcome.jobs["mutagenesis"] == shards
         assert outcome.jobs["train_model"] == 0
@@ -95,6 +96,12 @@ def test_change_of_a_setting_reruns_what_it_concerns(example_copy, addition, rer
 
 def test_slurm_profile_is_found_and_names_executor_and_partitions(example):
     text = example[0].snakemake("--profile", "slurm", "--dry-run", "--forceall").text
-    assert "slurm_partition=gpu" in text
-    assert "slurm_partition=cpu" in text
     assert "Using profile slurm" in text
+    asked = dict(
+        re.findall(r"^rule (\w+):.*?^    resources: (.*?)$", text, re.DOTALL | re.MULTILINE)
+    )
+    for rule, resources in asked.items():
+        on_gpu = rule in ("train_model", "predict_windows", "mutagenesis")
+        assert f"slurm_partition={'gpu' if on_gpu else 'cpu'}" in resources, rule
+        assert ("gpu=1" in resources) == on_gpu, rule
+    assert {"mutagenesis", "estimate_mr", "write_report"} <= set(asked)

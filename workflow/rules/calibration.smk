@@ -1,4 +1,5 @@
 rule calibrate_probabilities:
+    """Judge the predicted probabilities."""
     input:
         windows=f"{RESULTS}/windows.parquet",
         predictions=expand(
@@ -22,7 +23,5 @@ rule calibrate_probabilities:
         targets=config["targets"],
         bins=config["calibration"]["bins"],
         seed=config["seed"],
-    message:
-        "Judge the predicted probabilities"
     script:
         "../scripts/calibrate_probabilities.py"

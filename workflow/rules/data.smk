@@ -1,6 +1,7 @@
 if "simulation" in config:
 
     rule simulate_genome:
+        """Make a genome with planted motif sites, its peaks and the true effects."""
         input:
             motifs=config["motifs"],
         output:
@@ -21,13 +22,12 @@ if "simulation" in config:
             targets=list(config["targets"]),
             windows=config["windows"],
             seed=config["seed"],
-        message:
-            "Make a genome with planted motif sites, its peaks and the true effects"
         script:
             "../scripts/simulate_genome.py"
 
 
 rule extract_windows:
+    """Cut the windows and label them."""
     input:
         **configuration.data_files(config),
     output:
@@ -49,13 +49,12 @@ rule extract_windows:
         windows=config["windows"],
         split=config["split"],
         seed=config["seed"],
-    message:
-        "Cut the windows and label them"
     script:
         "../scripts/extract_windows.py"
 
 
 rule sample_sequences:
+    """Sample held-out sequences, bound and unbound, for each exposure."""
     input:
         windows=f"{RESULTS}/windows.parquet",
         fasta=configuration.data_path(config, config["data"]["fasta"]),
@@ -77,7 +76,5 @@ rule sample_sequences:
         exposures=configuration.exposures(config),
         sampling=config["sampling"],
         seed=config["seed"],
-    message:
-        "Sample held-out sequences, bound and unbound, for each exposure"
     script:
         "../scripts/sample_sequences.py"

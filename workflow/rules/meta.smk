@@ -1,4 +1,5 @@
 rule meta_analysis:
+    """Combine the sequences."""
     input:
         mr=f"{RESULTS}/mr.parquet",
     output:
@@ -15,7 +16,5 @@ rule meta_analysis:
     params:
         code=fingerprint("deepmr.meta.summary"),
         combinations=config["meta"]["combinations"],
-    message:
-        "Combine the sequences"
     script:
         "../scripts/meta_analysis.py"

@@ -4,6 +4,7 @@ TRAINED = [name for name in config["models"] if name not in IMPORTED]
 if TRAINED:
 
     rule train_model:
+        """Train a network on all targets at once."""
         input:
             windows=f"{RESULTS}/windows.parquet",
             fasta=configuration.data_path(config, config["data"]["fasta"]),
@@ -33,8 +34,6 @@ if TRAINED:
             resume=f"{RESULTS}/models/.resume",
             index=f"{RESULTS}/index",
             seed=config["seed"],
-        message:
-            "Train {wildcards.model} on all targets at once"
         script:
             "../scripts/train_model.py"
 
@@ -42,6 +41,7 @@ if TRAINED:
 if IMPORTED:
 
     rule import_model:
+        """Check a user's own network and take it in."""
         input:
             code=lambda wildcards: config["models"][wildcards.model]["code"].rsplit(
                 ":", 1
@@ -66,13 +66,12 @@ if IMPORTED:
             model=lambda wildcards: config["models"][wildcards.model],
             targets=config["targets"],
             length=config["windows"]["length"],
-        message:
-            "Check the network {wildcards.model} and take it in"
         script:
             "../scripts/import_model.py"
 
 
 rule predict_windows:
+    """Predict the held-out windows."""
     input:
         windows=f"{RESULTS}/windows.parquet",
         fasta=configuration.data_path(config, config["data"]["fasta"]),
@@ -98,7 +97,5 @@ rule predict_windows:
         draws=config["draws"],
         prediction=config["prediction"],
         seed=config["seed"],
-    message:
-        "Predict the held-out windows with {wildcards.model}"
     script:
         "../scripts/predict_windows.py"

@@ -1,4 +1,5 @@
 rule estimate_mr:
+    """Estimate the causal effects of the sequences of a shard."""
     input:
         sequences=f"{RESULTS}/sequences.parquet",
         effects=f"{RESULTS}/effects/model={{model}}/{{scatteritem}}.parquet",
@@ -23,13 +24,12 @@ rule estimate_mr:
         instruments=config["instruments"],
         mr=config["mr"],
         seed=config["seed"],
-    message:
-        "Estimate the causal effects of shard {wildcards.scatteritem} of {wildcards.model}"
     script:
         "../scripts/estimate_mr.py"
 
 
 rule gather_mr:
+    """Put the shards together."""
     input:
         # The list of this run's shards, not a folder: old shards must not come in.
         expand(
@@ -49,7 +49,5 @@ rule gather_mr:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         code=fingerprint("deepmr.mr.gather"),
-    message:
-        "Put the shards together"
     script:
         "../scripts/gather_mr.py"

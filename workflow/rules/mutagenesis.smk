@@ -1,4 +1,5 @@
 rule mutagenesis:
+    """Mutate every base of the sequences of a shard."""
     input:
         sequences=f"{RESULTS}/sequences.parquet",
         model=f"{RESULTS}/models/{{model}}.pt",
@@ -23,7 +24,5 @@ rule mutagenesis:
         draws=config["draws"],
         prediction=config["prediction"],
         seed=config["seed"],
-    message:
-        "Mutate every base of shard {wildcards.scatteritem} in {wildcards.model}"
     script:
         "../scripts/mutagenesis.py"

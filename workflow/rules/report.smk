@@ -1,9 +1,16 @@
+from os.path import relpath
+
+# Relative, so that a copy of the checkout does not look changed.
+CAPTIONS = sorted(
+    map(str, Path(relpath(workflow.basedir)).glob("workflow/report/*.rst"))
+)
 FIGURES = f"{RESULTS}/figures"
 TRUTH = f"{RESULTS}/simulated/truth.parquet" if "simulation" in config else []
 KEPT = configuration.kept_targets(config)
 
 
 rule plot_model:
+    """Draw how well a model predicts."""
     input:
         windows=f"{RESULTS}/windows.parquet",
         predictions=f"{RESULTS}/predictions/model={{model}}/windows.parquet",
@@ -44,13 +51,12 @@ rule plot_model:
         targets={name: config["targets"][name]["type"] for name in KEPT},
         bins=config["calibration"]["bins"],
         seed=config["seed"],
-    message:
-        "Draw how well {wildcards.model} predicts"
     script:
         "../scripts/plot_model.py"
 
 
 rule plot_effects:
+    """Draw the global effects of a model."""
     input:
         meta=f"{RESULTS}/meta.parquet",
         truth=TRUTH,
@@ -71,13 +77,12 @@ rule plot_effects:
         code=fingerprint("deepmr.figures.sets"),
         mr=config["mr"],
         combination=config["meta"]["primary"],
-    message:
-        "Draw the global effects of {wildcards.model}"
     script:
         "../scripts/plot_effects.py"
 
 
 rule plot_pair:
+    """Draw the causal effect of a pair."""
     input:
         windows=f"{RESULTS}/windows.parquet",
         predictions=f"{RESULTS}/predictions/model={{model}}/windows.parquet",
@@ -134,13 +139,12 @@ rule plot_pair:
         mr=config["mr"],
         combination=config["meta"]["primary"],
         seed=config["seed"],
-    message:
-        "Draw the causal effect {wildcards.pair} of {wildcards.model}"
     script:
         "../scripts/plot_pair.py"
 
 
 rule write_report:
+    """Write the report."""
     input:
         expand(rules.plot_model.output, model=config["models"]),
         expand(rules.plot_effects.output, model=config["models"]),
@@ -151,6 +155,7 @@ rule write_report:
         meta=f"{RESULTS}/meta.parquet",
         calibration=f"{RESULTS}/calibration.parquet",
         truth=TRUTH,
+        captions=CAPTIONS,
     output:
         report=report(
             f"{RESULTS}/report.html",
@@ -166,11 +171,8 @@ rule write_report:
         "../../envs/stats.yaml"
     params:
         code=fingerprint("deepmr.report.run"),
-        captions=f"{workflow.basedir}/workflow/report",
         settings={
             key: config[key] for key in ("pairs", "mr", "meta", "draws", "report")
         },
-    message:
-        "Write {output.report}"
     script:
         "../scripts/write_report.py"

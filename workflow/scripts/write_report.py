@@ -1,5 +1,7 @@
 """Write the report."""
 
+from pathlib import Path
+
 from deepmr import tables
 from deepmr.job import begin
 from deepmr.report import run
@@ -15,7 +17,7 @@ write(
     calibration=tables.read_table(source.calibration).to_pandas(),
     truth=tables.read_table(source.truth).to_pandas() if source.truth else None,
     pairs=config["pairs"],
-    captions=read_captions(snakemake.params.captions),
+    captions=read_captions(Path(source.captions[0]).parent),
     pictures=run.pictures(f"{config['results']}/figures", config),
     settings=run.settings(config),
     counts=run.counts(source.windows, source.sequences),
