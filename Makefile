@@ -27,7 +27,7 @@ test: lint ## Lint, then run all tests with coverage
 	$(BIN)/python -m pytest --cov --cov-report=term --cov-fail-under=90
 
 unit: $(STAMP) ## Run only the fast tests
-	$(BIN)/python -m pytest tests/unit tests/reference
+	$(BIN)/python -m pytest tests/unit
 
 lint: $(STAMP) ## Check style, types, layers, the workflow and the generated docs
 	$(BIN)/ruff check .
