@@ -20,7 +20,10 @@ rule calibrate_probabilities:
     params:
         code=fingerprint("deepmr.calibration"),
         models=list(config["models"]),
-        targets=config["targets"],
+        targets={
+            name: config["targets"][name]["type"]
+            for name in configuration.kept_targets(config)
+        },
         bins=config["calibration"]["bins"],
         seed=config["seed"],
     script:

@@ -93,7 +93,7 @@ rule predict_windows:
         code=fingerprint("deepmr.predict"),
         data=config["data"],
         index=f"{RESULTS}/index",
-        targets=list(config["targets"]),
+        targets=configuration.kept_targets(config),
         draws=config["draws"],
         prediction=config["prediction"],
         seed=config["seed"],

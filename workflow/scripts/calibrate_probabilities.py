@@ -18,7 +18,7 @@ for model, path in zip(snakemake.params.models, snakemake.input.predictions, str
             held_out.evaluated,
             held_out.draws,
             list(targets),
-            [target["type"] for target in targets.values()],
+            list(targets.values()),
             seed=snakemake.params.seed,
             bins=snakemake.params.bins,
             model=model,
