@@ -27,12 +27,21 @@ include: "workflow/rules/calibration.smk"
 include: "workflow/rules/report.smk"
 
 
+# Every table is asked for, not only the last: a lost one is then made again, and what depends on it.
 rule all:
     default_target: True
     input:
-        f"{RESULTS}/report.html",
-        f"{RESULTS}/mr.parquet",
-        f"{RESULTS}/meta.parquet",
-        f"{RESULTS}/calibration.parquet",
+        rules.write_report.output,
+        rules.extract_windows.output,
+        rules.sample_sequences.output,
+        rules.gather_mr.output,
+        rules.meta_analysis.output,
+        rules.calibrate_probabilities.output,
+        expand(rules.predict_windows.output, model=config["models"]),
+        expand(
+            [*rules.mutagenesis.output, *rules.estimate_mr.output],
+            model=config["models"],
+            scatteritem=gather.shard("{scatteritem}"),
+        ),
     message:
         f"Done: open {RESULTS}/report.html"
