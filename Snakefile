@@ -24,6 +24,7 @@ include: "workflow/rules/mutagenesis.smk"
 include: "workflow/rules/mr.smk"
 include: "workflow/rules/meta.smk"
 include: "workflow/rules/calibration.smk"
+include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 
 

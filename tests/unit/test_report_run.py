@@ -17,7 +17,7 @@ def test_settings_are_those_of_the_configuration():
 
 
 def test_pictures_are_named_as_the_rules_name_them():
-    rules = (ROOT / "workflow" / "rules" / "report.smk").read_text()
+    rules = (ROOT / "workflow" / "rules" / "figures.smk").read_text()
     listed = run.pictures("results/figures", CONFIG)
     kinds = {picture.kind for picture in listed}
     for kind in kinds:

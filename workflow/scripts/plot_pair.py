@@ -8,12 +8,12 @@ from deepmr.meta.summary import headline
 from deepmr.mr.shard import Pair, Settings
 
 begin(snakemake.log[0], snakemake.params, snakemake.config)
-source, settings, asked = snakemake.input, snakemake.params, dict(snakemake.wildcards)
-ends = settings.pairs[asked["pair"]]["exposure"], settings.pairs[asked["pair"]]["outcome"]
+source, settings, (model, pair) = snakemake.input, snakemake.params, snakemake.wildcards
+ends = settings.pairs[pair]["exposure"], settings.pairs[pair]["outcome"]
 both = (tables.read_table(source[name]).to_pandas() for name in ("mr", "meta"))
-mr, meta = (t[(t["model"] == asked["model"]) & (t["pair"] == asked["pair"])] for t in both)
+mr, meta = (table[(table["model"] == model) & (table["pair"] == pair)] for table in both)
 figures = sets.pair_figures(
-    Pair(asked["pair"], *ends),
+    Pair(pair, *ends),
     read_held_out(source.windows, source.predictions, ends, "test"),
     tables.read_table(source.sequences),
     source.effects,

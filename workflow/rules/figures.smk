@@ -1,0 +1,137 @@
+FIGURES = f"{RESULTS}/figures"
+TRUTH = f"{RESULTS}/simulated/truth.parquet" if "simulation" in config else []
+KEPT = configuration.kept_targets(config)
+
+
+rule plot_model:
+    """Draw how well a model predicts."""
+    input:
+        windows=f"{RESULTS}/windows.parquet",
+        predictions=f"{RESULTS}/predictions/model={{model}}/windows.parquet",
+        history=f"{RESULTS}/models/{{model}}.history.parquet",
+    output:
+        report(
+            f"{FIGURES}/{{model}}/learning_curves.svg",
+            caption="../report/learning_curves.rst",
+            category="Predictions",
+            labels={"model": "{model}", "figure": "learning curves"},
+        ),
+        report(
+            f"{FIGURES}/{{model}}/roc.svg",
+            caption="../report/roc.rst",
+            category="Predictions",
+            labels={"model": "{model}", "figure": "ROC"},
+        ),
+        report(
+            expand(f"{FIGURES}/{{{{model}}}}/reliability/{{target}}.svg", target=KEPT),
+            caption="../report/reliability.rst",
+            category="Predictions",
+            labels={"model": "{model}", "figure": "reliability"},
+        ),
+        report(
+            expand(f"{FIGURES}/{{{{model}}}}/histogram/{{target}}.svg", target=KEPT),
+            caption="../report/histogram.rst",
+            category="Predictions",
+            labels={"model": "{model}", "figure": "predicted probabilities by label"},
+        ),
+    log:
+        f"{RESULTS}/logs/plot_model/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_model/{{model}}.tsv"
+    conda:
+        "../../envs/stats.yaml"
+    params:
+        code=fingerprint("deepmr.figures.sets"),
+        targets={name: config["targets"][name]["type"] for name in KEPT},
+        bins=config["calibration"]["bins"],
+        seed=config["seed"],
+    script:
+        "../scripts/plot_model.py"
+
+
+rule plot_effects:
+    """Draw the global effects of a model."""
+    input:
+        meta=f"{RESULTS}/meta.parquet",
+        truth=TRUTH,
+    output:
+        effects=report(
+            f"{FIGURES}/{{model}}/global_effects.svg",
+            caption="../report/global_effects.rst",
+            category="Causal effects",
+            labels={"model": "{model}", "figure": "all pairs, both directions"},
+        ),
+    log:
+        f"{RESULTS}/logs/plot_effects/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_effects/{{model}}.tsv"
+    conda:
+        "../../envs/stats.yaml"
+    params:
+        code=fingerprint("deepmr.figures.sets"),
+        mr=config["mr"],
+        combination=config["meta"]["primary"],
+    script:
+        "../scripts/plot_effects.py"
+
+
+rule plot_pair:
+    """Draw the causal effect of a pair."""
+    input:
+        windows=f"{RESULTS}/windows.parquet",
+        predictions=f"{RESULTS}/predictions/model={{model}}/windows.parquet",
+        sequences=f"{RESULTS}/sequences.parquet",
+        effects=gather.shard(
+            f"{RESULTS}/effects/model={{{{model}}}}/{{scatteritem}}.parquet"
+        ),
+        references=gather.shard(
+            f"{RESULTS}/references/model={{{{model}}}}/{{scatteritem}}.parquet"
+        ),
+        mr=f"{RESULTS}/mr.parquet",
+        meta=f"{RESULTS}/meta.parquet",
+        motifs=config["motifs"],
+        truth=TRUTH,
+    output:
+        report(
+            f"{FIGURES}/{{model}}/{{pair}}/uncertainty.svg",
+            caption="../report/uncertainty.rst",
+            category="Predictions",
+            labels={"model": "{model}", "figure": "SE against predicted mean, {pair}"},
+        ),
+        report(
+            expand(
+                f"{FIGURES}/{{{{model}}}}/{{{{pair}}}}/mr_scatter_{{direction}}.svg",
+                direction=["forward", "reverse"],
+            ),
+            caption="../report/mr_scatter.rst",
+            category="Causal effects",
+            subcategory="{pair}",
+            labels={"model": "{model}", "figure": "MR of one sequence"},
+        ),
+        report(
+            expand(
+                f"{FIGURES}/{{{{model}}}}/{{{{pair}}}}/forest_{{direction}}.svg",
+                direction=["forward", "reverse"],
+            ),
+            caption="../report/forest.rst",
+            category="Causal effects",
+            subcategory="{pair}",
+            labels={"model": "{model}", "figure": "local and global effects"},
+        ),
+    log:
+        f"{RESULTS}/logs/plot_pair/{{model}}/{{pair}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_pair/{{model}}/{{pair}}.tsv"
+    conda:
+        "../../envs/stats.yaml"
+    params:
+        code=fingerprint("deepmr.figures.sets"),
+        strand=config["data"]["strand"],
+        targets=config["targets"],
+        pairs=config["pairs"],
+        instruments=config["instruments"],
+        mr=config["mr"],
+        combination=config["meta"]["primary"],
+        seed=config["seed"],
+    script:
+        "../scripts/plot_pair.py"
