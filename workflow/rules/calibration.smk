@@ -18,7 +18,7 @@ rule calibrate_probabilities:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
-        code=fingerprint("deepmr.calibration"),
+        code=fingerprint("deepmr.calibration", "deepmr.held_out"),
         models=list(config["models"]),
         targets={
             name: config["targets"][name]["type"]

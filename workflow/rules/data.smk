@@ -42,7 +42,7 @@ rule extract_windows:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        code=fingerprint("deepmr.genome.extraction"),
+        code=fingerprint("deepmr.genome.extraction", "deepmr.tables"),
         data=config["data"],
         index=f"{RESULTS}/index",
         targets=config["targets"],
@@ -70,7 +70,9 @@ rule sample_sequences:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
-        code=fingerprint("deepmr.genome.sampling"),
+        code=fingerprint(
+            "deepmr.genome.sampling", "deepmr.genome.extraction", "deepmr.tables"
+        ),
         data=config["data"],
         index=f"{RESULTS}/index",
         exposures=configuration.exposures(config),

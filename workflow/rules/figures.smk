@@ -68,7 +68,7 @@ rule plot_effects:
     conda:
         "../../envs/stats.yaml"
     params:
-        code=fingerprint("deepmr.figures.sets"),
+        code=fingerprint("deepmr.figures.sets", "deepmr.meta.summary"),
         mr=config["mr"],
         combination=config["meta"]["primary"],
     script:
@@ -125,7 +125,7 @@ rule plot_pair:
     conda:
         "../../envs/stats.yaml"
     params:
-        code=fingerprint("deepmr.figures.sets"),
+        code=fingerprint("deepmr.figures.sets", "deepmr.meta.summary"),
         strand=config["data"]["strand"],
         targets=config["targets"],
         pairs=config["pairs"],

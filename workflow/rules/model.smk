@@ -25,7 +25,7 @@ if TRAINED:
             mem_mb=lambda wildcards, attempt: 8000 * attempt,
             runtime=lambda wildcards, attempt: 720 * attempt,
         params:
-            code=fingerprint("deepmr.models.training"),
+            code=fingerprint("deepmr.models.training", "deepmr.genome.extraction"),
             model=lambda wildcards: config["models"][wildcards.model],
             data=config["data"],
             targets=config["targets"],
@@ -90,7 +90,9 @@ rule predict_windows:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        code=fingerprint("deepmr.predict"),
+        code=fingerprint(
+            "deepmr.predict", "deepmr.genome.extraction", "deepmr.models.checkpoint"
+        ),
         data=config["data"],
         index=f"{RESULTS}/index",
         targets=configuration.kept_targets(config),

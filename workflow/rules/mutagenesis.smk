@@ -18,7 +18,11 @@ rule mutagenesis:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
     params:
-        code=fingerprint("deepmr.mutagenesis.effects_table", "deepmr.shards"),
+        code=fingerprint(
+            "deepmr.mutagenesis.effects_table",
+            "deepmr.shards",
+            "deepmr.models.checkpoint",
+        ),
         strand=config["data"]["strand"],
         targets=configuration.kept_targets(config),
         draws=config["draws"],
