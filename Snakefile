@@ -17,6 +17,7 @@ if not workflow.config_settings.configfiles:
 report: "workflow/report/workflow.rst"
 
 
+include: "workflow/rules/remedies.smk"
 include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/model.smk"
@@ -26,9 +27,11 @@ include: "workflow/rules/meta.smk"
 include: "workflow/rules/calibration.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/hooks.smk"
 
 
 # Every table is asked for, not only the last: a lost one is then made again, and what depends on it.
+# Of the tables of shards only those, since all of them would double the size of the DAG.
 rule all:
     default_target: True
     input:
@@ -39,10 +42,6 @@ rule all:
         rules.meta_analysis.output,
         rules.calibrate_probabilities.output,
         expand(rules.predict_windows.output, model=config["models"]),
-        expand(
-            [*rules.mutagenesis.output, *rules.estimate_mr.output],
-            model=config["models"],
-            scatteritem=gather.shard("{scatteritem}"),
-        ),
+        lambda wildcards: lost_tables(Path(RESULTS), config["models"], SHARDS),
     message:
         f"Done: open {RESULTS}/report.html"

@@ -1,12 +1,14 @@
 """What a configuration means beyond its schema: names that must agree, paths, derived lists.
 
-Only the standard library is imported here, because every job parses the Snakefile again. Checks
-that open data files are in :mod:`deepmr.preflight`.
+Only the standard library is imported here, because every job parses the Snakefile again; `load`,
+which no job calls, imports what it needs. Checks that open data files are in
+:mod:`deepmr.preflight`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,67 @@ Config = Mapping[str, Any]
 
 class ConfigError(ValueError):
     """The configuration contradicts itself; the message lists every problem with its key."""
+
+
+def load(path: str | Path) -> dict[str, Any]:
+    """Read a configuration file as Snakemake does: check it, and fill in the schema's defaults.
+
+    Parameters
+    ----------
+    path : path
+        A YAML or JSON file.
+
+    Returns
+    -------
+    dict
+        What the workflow works with when it is started with this file.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file, it cannot be read, or it breaks the schema or a rule of `check`;
+        with one line for each problem.
+    """
+    import yaml
+
+    from deepmr.config_reference import SCHEMA
+
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(f"there is no configuration file {file}")
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is no YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{file} holds no keys; write `key: value` lines as in config/README.md")
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    problems = [
+        f"{'.'.join(map(str, error.absolute_path)) or 'top level'}: {error.message}"
+        for error in _filling_validator()(schema).iter_errors(config)
+    ]
+    if problems:
+        raise ConfigError("\n  ".join([f"{file} breaks the schema:", *problems]))
+    check(config)
+    return config
+
+
+def _filling_validator() -> Any:
+    """Return a validator that fills in defaults, as jsonschema's documentation writes it."""
+    from jsonschema import Draft202012Validator, validators  # type: ignore[import-untyped]
+
+    validate_properties = Draft202012Validator.VALIDATORS["properties"]
+
+    def fill_in(
+        validator: Any, properties: Mapping[str, Any], instance: Any, schema: Any
+    ) -> Iterator[Any]:
+        if isinstance(instance, dict):
+            for key, rule in properties.items():
+                if "default" in rule:
+                    instance.setdefault(key, copy.deepcopy(rule["default"]))
+        yield from validate_properties(validator, properties, instance, schema)
+
+    return validators.extend(Draft202012Validator, {"properties": fill_in})
 
 
 def check(config: Config) -> None:

@@ -1,24 +1,31 @@
-"""What every job does first: its log, the check of its code, and the metadata of its tables."""
+"""What every job does first: its log, its claim on its outputs, the check of its code."""
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import resource
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from deepmr import provenance
+from deepmr import outputs, provenance
+
+RUNNING = ".running"
+"""Ending of the mark beside a job's log while the job runs (or after it was killed)."""
 
 
 def begin(log: str, params: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Send what the job prints to its log, check its code and describe it.
+    """Send what the job prints to its log, own its outputs, check its code and describe it.
 
     Parameters
     ----------
     log : str
-        The rule's log file.
+        The rule's log file. Its last line tells the time and the memory that the job took.
     params : mapping
         The rule's parameters; ``code`` is the fingerprint made when the workflow was started.
     config : mapping
@@ -35,17 +42,47 @@ def begin(log: str, params: Mapping[str, Any], config: Mapping[str, Any]) -> dic
     deepmr.provenance.StaleCodeError
         If the code on this machine is not the workflow's.
     """
-    stream = Path(log).open("w", encoding="utf-8", buffering=1)  # noqa: SIM115 (until the job ends)
+    path = Path(log)
+    started = time.monotonic()
+    outputs.own(Path(f"{log}{RUNNING}"))
+    # An earlier run, thought dead, may still write to its log; a new file keeps the two apart.
+    path.unlink(missing_ok=True)
+    stream = path.open("w", encoding="utf-8", buffering=1)
     sys.stdout = sys.stderr = stream
     logging.basicConfig(
         stream=stream, level=logging.INFO, format="%(asctime)s %(message)s", force=True
     )
     logging.captureWarnings(True)
+    atexit.register(_end, started)
+    logging.info("%s, code %s", _where(), params["code"])
     provenance.verify(params["code"])
-    logging.info("host %s, code %s", socket.gethostname(), params["code"])
     return {
         "code": params["code"],
         "config": provenance.config_hash(config),
         "seed": config["seed"],
         "versions": provenance.versions(),
     }
+
+
+def _where() -> str:
+    """Name the machine, and what SLURM gave the job."""
+    slurm = (
+        ("SLURMD_NODENAME", "node"),
+        ("SLURM_JOB_ID", "SLURM job"),
+        ("CUDA_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES"),
+    )
+    given = [f"{name} {os.environ[key]}" for key, name in slurm if key in os.environ]
+    return ", ".join([f"host {socket.gethostname()}", *given])
+
+
+def _end(started: float) -> None:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    # Linux gives kilobytes, macOS bytes.
+    megabytes = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    logging.info(
+        "ended: %.1f s, %.1f CPU s, peak memory %.0f MB",
+        time.monotonic() - started,
+        usage.ru_utime + usage.ru_stime,
+        megabytes,
+    )
+    outputs.disown()

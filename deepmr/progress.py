@@ -11,7 +11,9 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 
-def track(items: Iterable[T], total: int, description: str, unit: str = "it") -> Iterator[T]:
+def track(
+    items: Iterable[T], total: int, description: str, unit: str = "it", *, done: int = 0
+) -> Iterator[T]:
     """Yield the items and show how many are done and when the rest will be.
 
     On a terminal the line is redrawn; in a log file a new line is written at most every 30 s,
@@ -22,9 +24,11 @@ def track(items: Iterable[T], total: int, description: str, unit: str = "it") ->
     items : iterable
         What to loop over.
     total : int
-        Number of items.
+        Number of items, with those done before.
     description, unit : str
         What is counted.
+    done : int
+        How many were done before, by a run that was killed.
 
     Yields
     ------
@@ -35,6 +39,7 @@ def track(items: Iterable[T], total: int, description: str, unit: str = "it") ->
     bar = tqdm(
         items,
         total=total,
+        initial=done,
         desc=description,
         unit=unit,
         mininterval=0.5 if terminal else 30.0,

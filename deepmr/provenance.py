@@ -17,12 +17,11 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from deepmr import __version__
 
 _PACKAGE = Path(__file__).parent
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 _PACKAGES = (
     "snakemake",
     "torch",
@@ -34,6 +33,14 @@ _PACKAGES = (
     "pyfaidx",
     "matplotlib",
 )
+
+
+# The parts of every kind of syntax node, without what follows from the node's place or is notation.
+_PARTS = {
+    kind: tuple(name for name in kind._fields if name not in {"ctx", "kind", "type_comment"})
+    for kind in vars(ast).values()
+    if isinstance(kind, type) and issubclass(kind, ast.AST)
+}
 
 
 class StaleCodeError(RuntimeError):
@@ -61,7 +68,7 @@ def fingerprint(*modules: str) -> str:
     """
     digest = hashlib.blake2b(digest_size=8)
     for module in sorted(_closure(modules)):
-        digest.update(f"{module}\0{_code(module)}\0".encode())
+        digest.update(f"{module}\0{_source(module).code}\0".encode())
     return f"{'+'.join(modules)}={digest.hexdigest()}"
 
 
@@ -121,10 +128,11 @@ def _closure(modules: Iterable[str]) -> set[str]:
         module = waiting.pop()
         if module not in found:
             found.add(module)
-            waiting.extend(_imports(module))
+            waiting.extend(_source(module).imports)
     return found
 
 
+@cache
 def _path(module: str) -> Path | None:
     parts = module.split(".")
     if parts[0] != _PACKAGE.name:
@@ -136,21 +144,54 @@ def _path(module: str) -> Path | None:
     return None
 
 
+class _Source(NamedTuple):
+    """What a module's code is: a hash of its syntax, and the modules of this package it imports."""
+
+    code: str
+    imports: tuple[str, ...]
+
+
 @cache
-def _tree(module: str) -> ast.Module:
+def _source(module: str) -> _Source:
+    """Read a module in one pass over its syntax tree, which is most of the cost of a start."""
     path = _path(module)
     if path is None:
         raise ModuleNotFoundError(f"no module {module!r} in {_PACKAGE}")
-    return ast.parse(path.read_text(encoding="utf-8"))
+    words: list[str] = []
+    imports: list[ast.Import | ast.ImportFrom] = []
+
+    def read(part: Any) -> None:
+        kind = part.__class__
+        names = _PARTS.get(kind)
+        if names is not None:
+            if kind is ast.Import or kind is ast.ImportFrom:
+                imports.append(part)
+            elif (kind is ast.Expr or kind is ast.Pass) and _does_nothing(part):
+                return
+            words.append(kind.__name__)
+            values = part.__dict__
+            for name in names:
+                read(values[name])
+        elif kind is list:
+            words.append("[")
+            for item in part:
+                read(item)
+            words.append("]")
+        else:
+            words.append(repr(part))
+
+    read(ast.parse(path.read_bytes()))
+    # No word holds a line break, so equal lines are equal trees.
+    code = hashlib.blake2b("\n".join(words).encode(), digest_size=8).hexdigest()
+    return _Source(code, _in_this_package(imports))
 
 
-@cache
-def _imports(module: str) -> tuple[str, ...]:
+def _in_this_package(imports: Iterable[ast.Import | ast.ImportFrom]) -> tuple[str, ...]:
     names: set[str] = set()
-    for node in ast.walk(_tree(module)):
+    for node in imports:
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        elif node.module and not node.level:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
     # A package's __init__ runs when one of its modules is imported.
@@ -160,19 +201,8 @@ def _imports(module: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in names | parents if _path(name) is not None))
 
 
-@cache
-def _code(module: str) -> str:
-    tree = _tree(module)
-    for node in ast.walk(tree):
-        if isinstance(node, _DOCUMENTED):
-            node.body = [part for part in node.body if not _is_text(part)] or [ast.Pass()]
-    return ast.dump(tree)
-
-
-def _is_text(statement: ast.stmt) -> bool:
-    """Tell a docstring, or the note below an attribute, which do nothing when run."""
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
+def _does_nothing(statement: ast.Expr | ast.Pass) -> bool:
+    """Tell `pass`, a docstring, or the note below an attribute, which do nothing when run."""
+    return isinstance(statement, ast.Pass) or (
+        isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str)
     )

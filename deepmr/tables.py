@@ -1,15 +1,12 @@
 """Every Parquet table of a run: its schema, and reading and writing that never leaves a half.
 
-A table is written under a temporary name and renamed when it is complete, so a reader sees all of
-it or nothing. What made it (code fingerprint, configuration hash, seed, versions) stands in the
+What made a table (code fingerprint, configuration hash, seed, versions) stands in the
 Parquet metadata under the key ``deepmr``.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from deepmr.outputs import replacing
 
 Metadata = Mapping[str, Any]
 
@@ -243,31 +242,6 @@ def _with_metadata(schema: pa.Schema, metadata: Metadata | None) -> pa.Schema:
     if metadata is None:
         return schema
     return schema.with_metadata({_METADATA_KEY: json.dumps(dict(metadata), sort_keys=True)})
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; rename it to `path` when the block succeeds.
-
-    Parameters
-    ----------
-    path : path
-        The final file; its folder is made.
-
-    Yields
-    ------
-    Path
-        Where to write. Nobody else uses this name, so an orphaned job cannot mix with its
-        replacement. It is removed when the block raises.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)  # noqa: PTH105 (Path.replace reads like str.replace)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from deepmr.figures import causal, prediction, style
 from deepmr.held_out import HeldOut
 from deepmr.motifs import Motif
 from deepmr.mr.shard import Pair, Settings, shard_instruments
-from deepmr.shards import shard_of
+from deepmr.shards.membership import shard_of
 
 
 def model_figures(

@@ -10,7 +10,7 @@ from typing import Any, ParamSpec
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from deepmr.tables import replacing
+from deepmr.outputs import replacing
 
 P = ParamSpec("P")
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from deepmr import tables
 from deepmr.models import architectures
+from deepmr.outputs import replacing
 
 _FORMAT = "deepmr model 1"
 IMPORTED = "imported"
@@ -188,7 +189,7 @@ def code_hash(code: str) -> str | None:
 
 def save_tensors(content: Mapping[str, Any], path: str | Path) -> None:
     """Write tensors, numbers, strings and containers of them; the file appears when complete."""
-    with tables.replacing(path) as temporary, temporary.open("wb") as stream:
+    with replacing(path) as temporary, temporary.open("wb") as stream:
         torch.save(dict(content), stream)
 
 

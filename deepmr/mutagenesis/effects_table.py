@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,15 @@ from deepmr import tables
 from deepmr.draws import DrawSet
 from deepmr.genome.alphabet import AMBIGUOUS, Codes, encode
 from deepmr.mutagenesis.drawn_model import DrawnModel, Model
+from deepmr.mutagenesis.parts import Parts
 from deepmr.mutagenesis.straight import Effects, alternatives, saturate_each
 from deepmr.progress import track
 
 _BASES = np.array(list("ACGTN"))
 _ROW_GROUP_VALUES = 2**24
+
+Row = tuple[pa.Table, pa.Table]
+"""A sequence's rows of the effects table, and its row of the references table."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,11 @@ def write_shard(
     device: str | torch.device | None = None,
     rows_per_batch: int | None = None,
     workers: int = 1,
+    resume_dir: str | Path | None = None,
+    fingerprint: str = "",
+    save_every: float = 60.0,
 ) -> Counts:
-    """Mutate the sequences of a shard and write both tables, some sequences at a time.
+    """Mutate the sequences of a shard and write both tables, going on where a killed run stopped.
 
     Parameters
     ----------
@@ -71,6 +80,14 @@ def write_shard(
         Rows (draws × mutants) of a forward pass.
     workers : int
         Sequences worked on at the same time on a CPU; a GPU takes them one by one.
+    resume_dir : path, optional
+        Folder of this shard alone for its finished sequences. Those of the same sequences,
+        settings, device and `fingerprint` are not computed again, any others are discarded. Left
+        out, it is beside the effects table and gone at the end.
+    fingerprint : str
+        What else the numbers depend on: a hash of the code and of the model.
+    save_every : float
+        Seconds of work after which finished sequences are saved.
 
     Returns
     -------
@@ -82,6 +99,8 @@ def write_shard(
     ValueError
         If a sequence has another length than the model's input, an effect is too large for
         float16, or the model does not fit `targets` and `draws`.
+    deepmr.outputs.SupersededError
+        If a later run of this job has begun.
     """
     drawn = DrawnModel(
         model,
@@ -93,24 +112,78 @@ def write_shard(
     )
     ids = sequences["sequence_id"].to_pylist()
     codes = _codes(sequences, drawn.length)
-    each = zip(ids, codes, saturate_each(drawn, codes, workers), strict=True)
-    tracked = track(each, len(ids), "mutagenesis", "sequence")
     effects_schema = tables.effects_schema(drawn.targets, drawn.n_draws)
     references_schema = tables.references_schema(drawn.targets, drawn.n_draws)
+    settings = (drawn.targets, draws, average_strands, rows_per_batch, fingerprint)
+    beside = Path(effects_path).with_name(f".{Path(effects_path).name}.parts")
+    parts = Parts(resume_dir or beside, _identity(ids, codes, drawn.device, settings))
+    if parts.finished:
+        logging.info("%d of %d sequences were finished before", parts.finished, len(ids))
+    rest = range(parts.finished, len(ids))
     group = max(1, _ROW_GROUP_VALUES // (3 * drawn.length * drawn.n_draws * len(drawn.targets)))
+    each = zip(rest, saturate_each(drawn, codes[parts.finished :], workers), strict=True)
+    tracked = track(each, len(ids), "mutagenesis", "sequence", done=parts.finished)
+    rows = (
+        (effects_rows(ids[i], codes[i], effects), _reference_row(ids[i], effects))
+        for i, effects in tracked
+    )
+    for some in _batches(rows, group, save_every):
+        effects, references = (pa.concat_tables(kind) for kind in zip(*some, strict=True))
+        parts.add(effects.cast(effects_schema), references.cast(references_schema))
     with (
         tables.writer(effects_path, effects_schema, metadata) as effects_out,
         tables.writer(references_path, references_schema, metadata) as references_out,
     ):
-        for some in _groups(tracked, group):
-            effects_out.write_table(
-                pa.concat_tables([effects_rows(*one) for one in some]).cast(effects_schema)
-            )
-            references_out.write_table(
-                pa.concat_tables([_reference_row(i, e) for i, _, e in some]).cast(references_schema)
-            )
+        # The same row groups wherever the parts were cut.
+        for table in _regrouped(parts.effects(), group * 3 * drawn.length):
+            effects_out.write_table(table)
+        for table in _regrouped(parts.references(), group):
+            references_out.write_table(table)
+    if resume_dir is None:
+        parts.remove()
+    else:
+        parts.keep_whole(effects_path, references_path)
     skipped = int((codes == AMBIGUOUS).sum())
     return Counts(len(ids), 3 * (codes.size - skipped), skipped)
+
+
+def _identity(
+    ids: Sequence[str], codes: Codes, device: torch.device, settings: tuple[Any, ...]
+) -> str:
+    """Hash all that the numbers of a shard depend on, so that no part of another run is read."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update(repr((list(ids), name, torch.__version__, settings)).encode())
+    digest.update(codes.tobytes())
+    return digest.hexdigest()
+
+
+def _batches(items: Iterable[Row], size: int, seconds: float) -> Iterator[list[Row]]:
+    """Yield the items in lists, each of `size` at most and not longer than `seconds` in the making.
+
+    The time counts from the list's first wait; a list holds one item or more.
+    """
+    some: list[Row] = []
+    started = time.monotonic()
+    for item in items:
+        some.append(item)
+        if len(some) == size or time.monotonic() - started >= seconds:
+            yield some
+            some, started = [], time.monotonic()
+    if some:
+        yield some
+
+
+def _regrouped(parts: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """Yield the rows of tables in tables of `size` rows; the last has the rest."""
+    rest: pa.Table | None = None
+    for part in parts:
+        rest = part if rest is None else pa.concat_tables([rest, part])
+        while rest.num_rows >= size:
+            yield rest.slice(0, size)
+            rest = rest.slice(size)
+    if rest is not None and rest.num_rows:
+        yield rest
 
 
 def effects_rows(sequence_id: str, codes: Codes, effects: Effects) -> pa.Table:
@@ -199,9 +272,3 @@ def _codes(sequences: pa.Table, length: int) -> Codes:
             )
         codes[row] = encode(letters)
     return codes
-
-
-def _groups(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    iterator = iter(items)
-    while some := list(islice(iterator, size)):
-        yield some

@@ -12,10 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.ticker import MaxNLocator
 
+from deepmr.outputs import replacing
 from deepmr.report import summaries, wording
 from deepmr.report.answers import Answer, Effect, Head, Settings, answers, decoys_for, heads
 from deepmr.report.checks import checks
-from deepmr.tables import replacing
 
 CAUSAL_FIGURES = {
     "global_effects": "All pairs, both directions",

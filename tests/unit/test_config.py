@@ -131,3 +131,41 @@ def test_every_key_of_the_schema_is_in_the_reference():
     text = config_reference.REFERENCE.read_text()
     for key in ("targets.<name>.motif", "instruments.motif_p_value", "draws.number"):
         assert f"| `{key}` |" in text
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "examples/k562.yaml", "examples/yeast.yaml"])
+def test_load_gives_what_snakemake_gives(name):
+    path = ROOT / "config" / name
+    assert configuration.load(path) == load(path)
+
+
+def test_load_fills_in_defaults_anew_each_time(tmp_path):
+    first = configuration.load(ROOT / "config" / "config.yaml")
+    first["mr"]["methods"].clear()
+    assert configuration.load(ROOT / "config" / "config.yaml")["mr"]["methods"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "is no YAML"),
+        ("- a", "holds no keys"),
+        ("data: {fasta: x}", "top level: 'windows' is a required property"),
+        ("data: {fasta: x, fsta: y}", "data: Additional properties are not allowed ('fsta' was"),
+        ("sharding: {shards: 1.5}", "sharding.shards: 1.5 is not of type 'integer'"),
+    ],
+)
+def test_load_says_what_is_wrong_with_a_file(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(configuration.ConfigError) as error:
+        configuration.load(path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_load_checks_what_a_schema_cannot_say(tmp_path, config):
+    config["pairs"]["GATA1_open"]["outcome"] = "opne"
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(configuration.ConfigError, match="no target is called 'opne'"):
+        configuration.load(tmp_path / "c.yaml")

@@ -9,7 +9,7 @@ from deepmr.figures import sets, style
 from deepmr.held_out import HeldOut
 from deepmr.meta.summary import headline, summarise
 from deepmr.mr.shard import shard_instruments
-from deepmr.shards import members
+from deepmr.shards.membership import members
 from tests.toy_report import history, truth
 from tests.unit import test_mr_shard as toy
 

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import re
+import subprocess
 import sys
 import warnings
 
 import pytest
 
-from deepmr import job, progress, provenance
+from deepmr import job, outputs, progress, provenance
+from tests.unit.test_config import ROOT
 
 
 @pytest.fixture
@@ -15,6 +20,8 @@ def restored_streams():
     handlers, level = logging.root.handlers[:], logging.root.level
     yield
     sys.stdout, sys.stderr = streams
+    atexit.unregister(job._end)
+    outputs.disown()
     logging.captureWarnings(False)
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
@@ -46,3 +53,58 @@ def test_begin_refuses_other_code(tmp_path, restored_streams):
 
 def test_track_yields_what_it_gets():
     assert list(progress.track(iter("abc"), 3, "letters")) == ["a", "b", "c"]
+
+
+JOB = """
+import sys
+from deepmr import job
+job.begin("job.log", {"code": sys.argv[1]}, {"seed": 3})
+print("worked")
+if len(sys.argv) > 2:
+    raise ValueError("it broke")
+"""
+
+
+def run(tmp_path, *arguments: str) -> subprocess.CompletedProcess:
+    code = provenance.fingerprint("deepmr.outputs")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "SLURM_JOB_ID": "17",
+        "CUDA_VISIBLE_DEVICES": "1",
+    }
+    return subprocess.run(
+        [sys.executable, "-c", JOB, code, *arguments], cwd=tmp_path, env=environment, check=False
+    )
+
+
+def test_log_says_where_the_job_ran_and_what_it_took(tmp_path):
+    assert run(tmp_path).returncode == 0
+    first, *_, last = (tmp_path / "job.log").read_text().splitlines()
+    assert "SLURM job 17" in first
+    assert "CUDA_VISIBLE_DEVICES 1" in first
+    seconds, megabytes = re.search(r"ended: ([\d.]+) s, .* peak memory (\d+) MB", last).groups()
+    assert 0 <= float(seconds) < 60
+    assert 5 < int(megabytes) < 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["job.log"]
+
+
+def test_failed_job_leaves_its_error_in_the_log(tmp_path):
+    assert run(tmp_path, "break").returncode == 1
+    text = (tmp_path / "job.log").read_text()
+    assert text.index("ValueError: it broke") < text.index("ended: ")
+    assert not (tmp_path / "job.log.running").exists()
+
+
+def test_log_of_a_killed_run_is_another_file(tmp_path):
+    (tmp_path / "job.log.running").write_text("{}")
+    with (tmp_path / "job.log").open("w") as earlier:
+        earlier.write("of a run that was thought dead\n")
+        earlier.flush()
+        assert run(tmp_path).returncode == 0
+        earlier.write("which writes on\n")
+    text = (tmp_path / "job.log").read_text()
+    assert "worked" in text
+    assert "dead" not in text
+    assert "writes on" not in text
+    assert not (tmp_path / "job.log.running").exists()

@@ -36,7 +36,7 @@ def package(tmp_path, monkeypatch):
     (root / "b.py").write_text("def f(x):\n    return x\n")
     (root / "alone.py").write_text("import numpy\n")
     monkeypatch.setattr(provenance, "_PACKAGE", root)
-    caches = (provenance._tree, provenance._imports, provenance._code)
+    caches = (provenance._path, provenance._source)
 
     def edit(name: str, text: str) -> None:
         (root / name).write_text(text)
@@ -67,6 +67,61 @@ def test_edit_of_an_imported_module_counts(package):
     package("b.py", "def f(x):\n    return 2 * x\n")
     assert provenance.fingerprint("deepmr.a") != before[0]
     assert provenance.fingerprint("deepmr.alone") == before[1]
+
+
+@pytest.mark.parametrize(
+    "importer",
+    [
+        "def f():\n    from deepmr import b\n",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from deepmr.b import f\n",
+        "try:\n    import deepmr.b\nexcept ImportError:\n    pass\n",
+        "def f():\n    with open('x') as y:\n        import deepmr.b as c\n",
+        "match 1:\n    case 1:\n        for i in ():\n            from deepmr import b\n",
+    ],
+)
+def test_an_import_anywhere_counts(package, importer):
+    package("a.py", importer)
+    before = provenance.fingerprint("deepmr.a")
+    package("b.py", "def f(x):\n    return 2 * x\n")
+    assert provenance.fingerprint("deepmr.a") != before
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x = 1\n", "x = True\n"),
+        ("x = 1\n", "x = 1.0\n"),
+        ("x = 'a'\n", "x = b'a'\n"),
+        ("x = 'a'\n", "x = a\n"),
+        ("x = [a, [b], c]\n", "x = [a, [b, c]]\n"),
+        ("x = '[', ']'\n", "x = [], []\n"),
+        ("def f(): return 1\n", "async def f(): return 1\n"),
+        ("if a:\n    b\nc\n", "if a:\n    b\n    c\n"),
+        ("f('text')\n", "f('other text')\n"),
+        ("x = a.b\n", "a.b = x\n"),
+    ],
+)
+def test_other_code_counts(package, one, other):
+    package("a.py", one)
+    before = provenance.fingerprint("deepmr.a")
+    package("a.py", other)
+    assert provenance.fingerprint("deepmr.a") != before
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("x = 'a'\n", 'x = ("a")\n'),
+        ("f(a, b)\n", "f(\n    a,\n    b,\n)\n"),
+        ("class A:\n    'Text.'\n", "class A:\n    pass\n"),
+        ("x = 1_000\n", "x = 1000\n"),
+    ],
+)
+def test_other_notation_does_not_count(package, one, other):
+    package("a.py", one)
+    before = provenance.fingerprint("deepmr.a")
+    package("a.py", other)
+    assert provenance.fingerprint("deepmr.a") == before
 
 
 def test_edit_of_a_parent_package_counts(package, tmp_path):
@@ -127,6 +182,6 @@ def test_fingerprint_does_not_depend_on_where_the_package_lies(package, tmp_path
     moved = tmp_path / "elsewhere" / "deepmr"
     shutil.copytree(tmp_path / "deepmr", moved)
     monkeypatch.setattr(provenance, "_PACKAGE", Path(moved))
-    for cached in (provenance._tree, provenance._imports, provenance._code):
+    for cached in (provenance._path, provenance._source):
         cached.cache_clear()
     assert provenance.fingerprint("deepmr.a") == before

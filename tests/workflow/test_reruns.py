@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from deepmr import tables
-from tests.workflow.conftest import Checkout
+from tests.checkout import Checkout
 
 
 def shard(checkout: Checkout, name: str) -> Path:

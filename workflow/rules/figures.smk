@@ -81,12 +81,6 @@ rule plot_pair:
         windows=f"{RESULTS}/windows.parquet",
         predictions=f"{RESULTS}/predictions/model={{model}}/windows.parquet",
         sequences=f"{RESULTS}/sequences.parquet",
-        effects=gather.shard(
-            f"{RESULTS}/effects/model={{{{model}}}}/{{scatteritem}}.parquet"
-        ),
-        references=gather.shard(
-            f"{RESULTS}/references/model={{{{model}}}}/{{scatteritem}}.parquet"
-        ),
         mr=f"{RESULTS}/mr.parquet",
         meta=f"{RESULTS}/meta.parquet",
         motifs=config["motifs"],
@@ -133,5 +127,13 @@ rule plot_pair:
         mr=config["mr"],
         combination=config["meta"]["primary"],
         seed=config["seed"],
+        # One sequence of one shard is drawn, and mr.parquet is made from all of them: as inputs
+        # they would only add thousands of edges to the DAG for each pair.
+        effects=gather.shard(
+            f"{RESULTS}/effects/model={{{{model}}}}/{{scatteritem}}.parquet"
+        ),
+        references=gather.shard(
+            f"{RESULTS}/references/model={{{{model}}}}/{{scatteritem}}.parquet"
+        ),
     script:
         "../scripts/plot_pair.py"

@@ -1,9 +1,9 @@
 rule estimate_mr:
-    """Estimate the causal effects of the sequences of a shard."""
+    """Estimate the causal effects of the sequences of one or more shards."""
     input:
         sequences=f"{RESULTS}/sequences.parquet",
-        effects=f"{RESULTS}/effects/model={{model}}/{{scatteritem}}.parquet",
-        references=f"{RESULTS}/references/model={{model}}/{{scatteritem}}.parquet",
+        effects=shards_of_job("effects"),
+        references=shards_of_job("references"),
         motifs=config["motifs"],
     output:
         mr=f"{RESULTS}/mr/model={{model}}/{{scatteritem}}.parquet",
@@ -14,10 +14,10 @@ rule estimate_mr:
     conda:
         "../../envs/stats.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 4000 * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        mem_mb=REQUEST.estimate_mr_memory,
+        runtime=REQUEST.estimate_mr_minutes,
     params:
-        code=fingerprint("deepmr.mr.shard", "deepmr.shards"),
+        code=fingerprint("deepmr.mr.shard"),
         strand=config["data"]["strand"],
         targets=config["targets"],
         pairs=config["pairs"],
@@ -33,7 +33,7 @@ rule gather_mr:
     input:
         # The list of this run's shards, not a folder: old shards must not come in.
         expand(
-            gather.shard(f"{RESULTS}/mr/model={{{{model}}}}/{{scatteritem}}.parquet"),
+            gather.mr(f"{RESULTS}/mr/model={{{{model}}}}/{{scatteritem}}.parquet"),
             model=config["models"],
         ),
     output:
@@ -45,8 +45,8 @@ rule gather_mr:
     conda:
         "../../envs/stats.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=lambda wildcards, attempt: 60 * attempt,
+        mem_mb=REQUEST.gather_mr_memory,
+        runtime=REQUEST.gather_mr_minutes,
     params:
         code=fingerprint("deepmr.mr.gather"),
     script:

@@ -12,21 +12,22 @@ rule mutagenesis:
         f"{RESULTS}/benchmarks/mutagenesis/{{model}}/{{scatteritem}}.tsv"
     conda:
         "../../envs/torch.yaml"
-    threads: 8
+    threads: MUTAGENESIS_THREADS
     resources:
         gpu=1,
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=lambda wildcards, attempt: 240 * attempt,
+        mem_mb=REQUEST.mutagenesis_memory,
+        runtime=REQUEST.mutagenesis_minutes,
     params:
         code=fingerprint(
             "deepmr.mutagenesis.effects_table",
-            "deepmr.shards",
+            "deepmr.shards.membership",
             "deepmr.models.checkpoint",
         ),
         strand=config["data"]["strand"],
         targets=configuration.kept_targets(config),
         draws=config["draws"],
         prediction=config["prediction"],
+        resume=f"{RESULTS}/effects/.resume/model={{model}}/{{scatteritem}}",
         seed=config["seed"],
     script:
         "../scripts/mutagenesis.py"

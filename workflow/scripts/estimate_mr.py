@@ -1,4 +1,4 @@
-"""Estimate the causal effects of every sequence of a shard."""
+"""Estimate the causal effects of every sequence of one or more shards."""
 
 from deepmr import motifs, tables
 from deepmr.job import begin

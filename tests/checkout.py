@@ -1,4 +1,4 @@
-"""One run of the shipped example, in a copy of the checkout, that many tests read."""
+"""A copy of the checkout in which a test may run Snakemake and edit."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 PARTS = ("Snakefile", "workflow", "deepmr", "config", "envs", "profiles", "slurm")
 
 
@@ -83,20 +81,3 @@ def copy_of_the_checkout(folder: Path) -> Checkout:
         else:
             shutil.copy2(source, folder / part)
     return Checkout(folder)
-
-
-@pytest.fixture(scope="session")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    return copy_of_the_checkout(tmp_path_factory.mktemp("workflow") / "checkout")
-
-
-@pytest.fixture(scope="session")
-def example(checkout: Checkout) -> tuple[Checkout, Outcome]:
-    """The shipped example, run from nothing to the report."""
-    return checkout, checkout.run()
-
-
-@pytest.fixture
-def example_copy(example: tuple[Checkout, Outcome], tmp_path: Path) -> Checkout:
-    """A copy of the finished example that one test may damage."""
-    return example[0].copy(tmp_path / "copy")

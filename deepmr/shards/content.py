@@ -1,0 +1,235 @@
+"""What the largest shard of a run holds, as far as the configuration says it.
+
+Only the standard library is imported here, because every job parses the Snakefile again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from operator import mul
+from pathlib import Path
+from typing import Any
+
+from deepmr.config import exposures, kept_targets
+from deepmr.shards.membership import mr_jobs
+
+Config = Mapping[str, Any]
+
+_ROWS_PER_BATCH = 512
+"""`deepmr.mutagenesis.drawn_model.ROWS_PER_BATCH` on a CPU, which cannot be imported here."""
+
+_CHANNELS: dict[str, tuple[int, ...]] = {
+    "small": (32,),
+    "basset": (300, 200, 200),
+    "deepsea": (320, 480, 960),
+}
+_POOLS: dict[str, tuple[int, ...]] = {"basset": (3, 4, 4), "deepsea": (4, 4, 1)}
+_HIDDEN = {"basset": 1000, "deepsea": 925}
+
+_UNKNOWN_CHANNELS = 320
+"""Channels, as long as the input, that a user's own network is taken to have at its widest: those
+of DeepSEA's first layer."""
+
+_UNKNOWN_MB = 200
+"""Weights of a network whose size is not known, in MB: those of DeepSEA."""
+
+_SITE_POSITIONS = 60
+"""Positions inside motif hits that a sequence is taken to have: three sites of 20 bp."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the largest shard holds. Shards are a hash of the sequences, so they differ in size.
+
+    Attributes
+    ----------
+    sequences : int
+        Sequences of the largest mutagenesis shard.
+    mr_sequences : int
+        Sequences of the largest MR job, which takes one or more shards.
+    all_sequences : int
+        Sequences of the run; fewer if one is sampled for two exposures, or too few are found.
+    shards : int
+        Mutagenesis shards.
+    length : int
+        Bases of a sequence.
+    draws : int
+        Draws T of a model.
+    targets : int
+        Targets whose effects are kept.
+    questions : int
+        Pairs, each in two directions.
+    questions_a_sequence : float
+        Questions asked of a sequence: of the pairs whose exposure it was sampled for.
+    methods : int
+        Estimators.
+    instruments : float
+        Instruments of a sequence at most, on average over the questions.
+    models : int
+        Networks by name, each with shards of its own.
+    member_mb : float
+        Weights of all members of the largest network, in MB.
+    activations : int
+        Numbers in the widest layer of the widest network, for one row of a forward pass.
+    rows : int
+        Rows of a forward pass.
+    """
+
+    sequences: int
+    mr_sequences: int
+    all_sequences: int
+    shards: int
+    length: int
+    draws: int
+    targets: int
+    questions: int
+    questions_a_sequence: float
+    methods: int
+    instruments: float
+    models: int
+    member_mb: float
+    activations: int
+    rows: int
+
+    @classmethod
+    def of(cls, config: Config, shards: int) -> Content:
+        """Return what a configuration makes of so many shards.
+
+        Parameters
+        ----------
+        config : mapping
+            A configuration, defaults filled in.
+        shards : int
+            Number of mutagenesis shards.
+
+        Returns
+        -------
+        Content
+            Of the largest shard.
+        """
+        length = config["windows"]["length"]
+        total = sampled(config)
+        questions = 2 * len(config["pairs"])
+        models = config["models"].values()
+        return cls(
+            sequences=largest(total, shards),
+            mr_sequences=largest(total, mr_jobs(shards)),
+            all_sequences=total,
+            shards=shards,
+            length=length,
+            draws=max(draws_of(config, model) for model in models),
+            targets=len(kept_targets(config)),
+            questions=questions,
+            questions_a_sequence=questions / len(exposures(config)),
+            methods=len(config["mr"]["methods"]),
+            instruments=_instruments(config),
+            models=len(models),
+            member_mb=max(_weights_mb(config, model) for model in models),
+            activations=max(activations(model, length) for model in models),
+            rows=config["prediction"]["rows_per_batch"] or _ROWS_PER_BATCH,
+        )
+
+
+def sampled(config: Config) -> int:
+    """Return how many sequences are sampled at most: those of every exposure, none shared."""
+    sampling = config["sampling"]
+    return int((sampling["bound"] + sampling["unbound"]) * len(exposures(config)))
+
+
+def largest(total: int, shards: int) -> int:
+    """Return how many of `total` sequences the largest of hash shards holds.
+
+    The numbers of a shard are Poisson, nearly; the largest lies some three standard deviations
+    above the mean.
+    """
+    mean = total / shards
+    return total if shards == 1 else min(total, math.ceil(mean + 3 * math.sqrt(mean)))
+
+
+def draws_of(config: Config, model: Mapping[str, Any]) -> int:
+    """Return the draws of a model of the section ``models``."""
+    ensemble = config["draws"]["method"] == "ensemble"
+    return int(model["members"] if ensemble else config["draws"]["number"])
+
+
+def activations(model: Mapping[str, Any], length: int) -> int:
+    """Return how many numbers the widest layer of a network has for one sequence.
+
+    Parameters
+    ----------
+    model : mapping
+        An item of the section ``models``.
+    length : int
+        Bases of a sequence.
+
+    Returns
+    -------
+    int
+        Channels times positions of the widest convolution, before its pooling; an upper bound.
+        For a user's own network, a guess.
+    """
+    layers = _convolutions(model, length)
+    if not layers:
+        return _UNKNOWN_CHANNELS * length
+    return max(channels * positions for channels, positions, _ in layers)
+
+
+def _convolutions(model: Mapping[str, Any], length: int) -> list[tuple[int, int, int]]:
+    """Return channels, and positions before and after pooling, of each layer; none if unknown."""
+    name, options = model["architecture"], model["options"]
+    if model["code"] is not None or name not in _CHANNELS:
+        return []
+    count = options.get("n_layers", 3)
+    channels = _per_layer(options.get("channels", _CHANNELS[name]), count)
+    if name == "small":
+        pool = options.get("pool", 4)
+        pools = [pool, pool, *[1] * count][:count] if isinstance(pool, int) else list(pool)
+    else:
+        pools = list(_POOLS[name])
+    lengths = [length // step for step in accumulate([1, *pools], mul)]
+    return list(zip(channels, lengths, lengths[1:], strict=False))
+
+
+def _per_layer(value: Any, count: int) -> list[int]:
+    values = [value] if isinstance(value, int) else list(value)
+    return values * count if len(values) == 1 else values
+
+
+def _weights_mb(config: Config, model: Mapping[str, Any]) -> float:
+    if model["weights"] is not None:
+        file = Path(model["weights"])
+        return file.stat().st_size / 1e6 if file.is_file() else _UNKNOWN_MB
+    layers = _convolutions(model, config["windows"]["length"])
+    if not layers:
+        return float(_UNKNOWN_MB * model["members"])
+    widths = [4, *(channels for channels, _, _ in layers)]
+    # 19 positions is the widest kernel of the architectures by default.
+    numbers = sum(19 * below * above for below, above in pairwise(widths))
+    flat = layers[-1][0] * layers[-1][2]
+    hidden = model["options"].get("hidden", _HIDDEN.get(model["architecture"], 0))
+    outputs = len(config["targets"])
+    numbers += flat * hidden + hidden * hidden + hidden * outputs if hidden else flat * outputs
+    return 4e-6 * float(numbers) * float(model["members"])
+
+
+def _instruments(config: Config) -> float:
+    counts = [
+        _instruments_of(config, pair[role])
+        for pair in config["pairs"].values()
+        for role in ("exposure", "outcome")
+    ]
+    return sum(counts) / len(counts)
+
+
+def _instruments_of(config: Config, exposure: str) -> int:
+    rule, most = config["instruments"]["rule"], config["instruments"]["maximum"]
+    count = 3 * config["windows"]["length"]
+    has_motif = config["targets"][exposure]["motif"] is not None
+    if rule == "motif" or (rule == "auto" and has_motif):
+        count = min(count, 3 * _SITE_POSITIONS)
+    elif rule == "per_position":
+        count = config["windows"]["length"]
+    return int(count if most is None else min(count, most))
