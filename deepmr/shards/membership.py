@@ -47,6 +47,11 @@ def members(sequence_ids: Iterable[str], scatteritem: str) -> list[int]:
     return [row for row, name in enumerate(sequence_ids) if shard_of(name, shards) == shard]
 
 
+def shard_tables(folder: str, shards: int) -> list[str]:
+    """Return the tables of all shards below a folder, in order."""
+    return [f"{folder}/{shard}-of-{shards}.parquet" for shard in range(1, shards + 1)]
+
+
 def mr_jobs(shards: int) -> int:
     """Return how many MR jobs a model gets when its sequences are in so many shards."""
     return min(shards, MOST_MR_JOBS)

@@ -53,3 +53,8 @@ def test_bad_shard_name():
 def test_no_mr_job_of_this_run(name):
     with pytest.raises(ValueError, match="'1-of-200' to '200-of-200'"):
         membership.shards_of_mr_job(name, 5000)
+
+
+def test_tables_of_all_shards_in_order():
+    assert membership.shard_tables("r/effects", 3)[1] == "r/effects/2-of-3.parquet"
+    assert len(membership.shard_tables("r/effects", 3)) == 3

@@ -127,13 +127,10 @@ rule plot_pair:
         mr=config["mr"],
         combination=config["meta"]["primary"],
         seed=config["seed"],
-        # One sequence of one shard is drawn, and mr.parquet is made from all of them: as inputs
-        # they would only add thousands of edges to the DAG for each pair.
-        effects=gather.shard(
-            f"{RESULTS}/effects/model={{{{model}}}}/{{scatteritem}}.parquet"
-        ),
-        references=gather.shard(
-            f"{RESULTS}/references/model={{{{model}}}}/{{scatteritem}}.parquet"
-        ),
+        # Folders, and no inputs: one sequence of one shard is drawn, and mr.parquet is made from all
+        # of them. As inputs they would only add thousands of edges to the DAG for each pair.
+        effects=f"{RESULTS}/effects/model={{model}}",
+        references=f"{RESULTS}/references/model={{model}}",
+        shards=SHARDS,
     script:
         "../scripts/plot_pair.py"

@@ -23,11 +23,13 @@ rule mutagenesis:
             "deepmr.shards.membership",
             "deepmr.models.checkpoint",
         ),
-        strand=config["data"]["strand"],
-        targets=configuration.kept_targets(config),
-        draws=config["draws"],
-        prediction=config["prediction"],
-        resume=f"{RESULTS}/effects/.resume/model={{model}}/{{scatteritem}}",
-        seed=config["seed"],
+        # In one, for each parameter costs time when there are thousands of shards.
+        settings=dict(
+            strand=config["data"]["strand"],
+            targets=configuration.kept_targets(config),
+            draws=config["draws"],
+            prediction=config["prediction"],
+            seed=config["seed"],
+        ),
     script:
         "../scripts/mutagenesis.py"

@@ -8,22 +8,23 @@ from deepmr.mutagenesis.effects_table import write_shard
 from deepmr.shards.membership import members
 
 metadata = begin(snakemake.log[0], snakemake.params, snakemake.config)
+settings, config, shard = snakemake.params.settings, snakemake.config, snakemake.wildcards
 sequences = tables.read_table(snakemake.input.sequences)
-rows = members(sequences["sequence_id"].to_pylist(), snakemake.wildcards.scatteritem)
+rows = members(sequences["sequence_id"].to_pylist(), shard.scatteritem)
 model = checkpoint.load(snakemake.input.model)
-prediction, draws = snakemake.params.prediction, snakemake.params.draws
+prediction, draws = settings["prediction"], settings["draws"]
 write_shard(
     model,
     sequences.take(rows),
-    snakemake.params.targets,
-    DrawSet(draws["method"], draws["number"], snakemake.params.seed, len(model.members)),
+    settings["targets"],
+    DrawSet(draws["method"], draws["number"], settings["seed"], len(model.members)),
     snakemake.output.effects,
     snakemake.output.references,
     metadata,
-    average_strands=prediction["average_strands"] and not snakemake.params.strand,
+    average_strands=prediction["average_strands"] and not settings["strand"],
     rows_per_batch=prediction["rows_per_batch"],
     workers=snakemake.threads,
-    resume_dir=snakemake.params.resume,
+    resume_dir=f"{config['results']}/effects/.resume/model={shard.model}/{shard.scatteritem}",
     fingerprint=snakemake.params.code + provenance.content_hash(snakemake.input.model),
-    save_every=snakemake.config["sharding"]["save_every"],
+    save_every=config["sharding"]["save_every"],
 )

@@ -6,6 +6,7 @@ from deepmr.held_out import read_held_out
 from deepmr.job import begin
 from deepmr.meta.summary import headline
 from deepmr.mr.shard import Pair, Settings
+from deepmr.shards.membership import shard_tables
 
 begin(snakemake.log[0], snakemake.params, snakemake.config)
 source, settings, (model, pair) = snakemake.input, snakemake.params, snakemake.wildcards
@@ -16,8 +17,8 @@ figures = sets.pair_figures(
     Pair(pair, *ends),
     read_held_out(source.windows, source.predictions, ends, "test"),
     tables.read_table(source.sequences),
-    settings.effects,
-    settings.references,
+    shard_tables(settings.effects, settings.shards),
+    shard_tables(settings.references, settings.shards),
     mr,
     headline(meta, settings.mr["primary"], settings.combination),
     tables.read_table(source.truth).to_pandas() if source.truth else None,
