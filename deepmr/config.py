@@ -64,7 +64,7 @@ def load(path: str | Path) -> dict[str, Any]:
 
 def _filling_validator() -> Any:
     """Return a validator that fills in defaults, as jsonschema's documentation writes it."""
-    from jsonschema import Draft202012Validator, validators  # type: ignore[import-untyped]
+    from jsonschema import Draft202012Validator, validators
 
     validate_properties = Draft202012Validator.VALIDATORS["properties"]
 

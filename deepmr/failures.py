@@ -9,7 +9,6 @@ another Snakemake, with numbers of its own, and are passed over.
 from __future__ import annotations
 
 import csv
-import os
 import re
 import shlex
 import shutil
@@ -20,6 +19,8 @@ from datetime import datetime
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
+
+from deepmr.outputs import replacing
 
 TABLE = "failed_shards.tsv"
 LISTED = 20  # on the terminal; the table has them all
@@ -161,13 +162,10 @@ def write_table(failed: Sequence[Failure], path: Path, argv: Sequence[str]) -> N
     argv : sequence of str
         What was typed. The column `rerun` is this command, for that job alone.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with unfinished.open("w", encoding="utf-8", newline="") as file:
+    with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, _row(Failure(""), argv), delimiter="\t", lineterminator="\n")
         writer.writeheader()
         writer.writerows(_row(job, argv) for job in failed)
-    unfinished.replace(path)
 
 
 def _row(job: Failure, argv: Sequence[str]) -> dict[str, Any]:

@@ -3,27 +3,16 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import pyarrow as pa
 import pytest
 
-from deepmr import tables
-from tests.checkout import Checkout, Outcome, copy_of_the_checkout
-from tests.slurm import toy
+from tests.checkout import Checkout, copy_of_the_checkout
+from tests.slurm import scenarios, toy
 from tests.slurm.cluster import Cluster, available
-
-# Polls are seconds apart, not tens of seconds; one sequence is computed at a time.
-FOR_TESTS = (
-    *("--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "2"),
-    *("--set-threads", "mutagenesis=1"),
-)
-SNAKEMAKE = (sys.executable, "-m", "snakemake", "--profile", "slurm")
-TARGET = "results/mr.parquet"
+from tests.slurm.runs import TARGET, Run, final_tables
 
 
 @pytest.fixture(scope="session")
@@ -35,66 +24,6 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(reason)
     with Cluster(account_cpu=True) as cluster:
         yield cluster
-
-
-@dataclass(frozen=True)
-class Run:
-    """A checkout in which Snakemake runs on the cluster."""
-
-    checkout: Checkout
-    cluster: Cluster
-
-    @property
-    def folder(self) -> Path:
-        return self.checkout.folder
-
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start Snakemake; what it prints goes to a file (`said`)."""
-        with (self.folder / "said").open("a") as said:
-            return subprocess.Popen(
-                [*SNAKEMAKE, *arguments, *FOR_TESTS],
-                cwd=self.folder,
-                env={**self.cluster.environment(), "NO_COLOR": "1", "COLUMNS": "200"},
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-
-    def said(self) -> str:
-        return (self.folder / "said").read_text()
-
-    def finish(self, process: subprocess.Popen[str], status: int = 0) -> Outcome:
-        """Wait for Snakemake's end, which must be with that status."""
-        found = process.wait(timeout=600)
-        assert found == status, self.said()
-        return Outcome(found, self.said())
-
-    def wait_until(self, condition: Callable[[], object], what: str, seconds: float = 120) -> None:
-        try:
-            self.cluster.wait_until(condition, seconds, f"{what} in {self.folder}")
-        except TimeoutError as error:
-            raise TimeoutError(f"{error}\n{self.said()}") from error
-
-    def jobs(self, rule: str = "mutagenesis", shard: int | None = None) -> list[dict]:
-        """Jobs of this run, in the order of submission."""
-        wanted = f"rule_{rule}" + ("" if shard is None else f"_wildcards_mine_{shard}-of-")
-        return [
-            job
-            for job in self.cluster.jobs()
-            if job["folder"] == str(self.folder) and job["comment"].startswith(wanted)
-        ]
-
-    def unfinished_files(self) -> list[Path]:
-        """What a run that succeeded must not leave."""
-        results = self.folder / "results"
-        left = [*results.rglob(".*.tmp"), *results.rglob("*.running")]
-        return [*left, *results.rglob(".resume"), *results.glob("failed_shards.tsv")]
-
-
-def final_tables(folder: Path) -> dict[str, pa.Table]:
-    results = folder / "results"
-    paths = [results / "mr.parquet", *sorted(results.glob("*/model=*/*.parquet"))]
-    return {str(path.relative_to(results)): tables.read_table(path) for path in paths}
 
 
 @pytest.fixture(scope="session")
@@ -122,3 +51,18 @@ def new_run(cluster, toy_base, tmp_path_factory) -> Callable[[str], Run]:
         return Run(toy_base[0].copy(tmp_path_factory.mktemp("slurm") / name), cluster)
 
     return new
+
+
+@pytest.fixture(scope="session")
+def side_by_side(cluster, new_run, tmp_path_factory) -> Iterator[dict[str, tuple[Run, Future]]]:
+    """The scenarios by name: the run of each, and what it will return."""
+    little = [scenarios.four_faults, scenarios.delayed_file, scenarios.snakemake_killed]
+    if os.geteuid() == 0:
+        little.append(scenarios.full_disk)
+    runs = {scenario: new_run(scenario.__name__) for scenario in little}
+    checkout = copy_of_the_checkout(tmp_path_factory.mktemp("slurm") / "example")
+    runs[scenarios.shipped_example] = Run(checkout, cluster)
+    with ThreadPoolExecutor(len(runs)) as pool:
+        yield {
+            scenario.__name__: (run, pool.submit(scenario, run)) for scenario, run in runs.items()
+        }

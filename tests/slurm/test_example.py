@@ -9,18 +9,15 @@ import pytest
 
 from deepmr import tables
 from deepmr.models.checkpoint import load_tensors
-from tests.checkout import copy_of_the_checkout
-from tests.slurm.conftest import Run
+from tests.slurm.runs import Run
 
 ON_GPU = {"train_model", "predict_windows", "mutagenesis"}
 
 
 @pytest.fixture(scope="module")
-def on_cluster(cluster, tmp_path_factory) -> tuple[Run, list[dict]]:
-    run = Run(copy_of_the_checkout(tmp_path_factory.mktemp("slurm") / "example"), cluster)
-    run.finish(run.start())
-    jobs = [job for job in cluster.jobs() if job["folder"] == str(run.folder)]
-    return run, jobs
+def on_cluster(side_by_side) -> tuple[Run, list[dict]]:
+    run, jobs = side_by_side["shipped_example"]
+    return run, jobs.result()
 
 
 def rule(job: dict) -> str:

@@ -7,11 +7,9 @@ kills what a cluster loses: jobs, daemons, Snakemake. Only what was lost is comp
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,8 @@ import pytest
 import yaml
 
 from tests.slurm import toy
-from tests.slurm.conftest import TARGET, Run, final_tables
+from tests.slurm.runs import TARGET, Run, final_tables
+from tests.slurm.scenarios import CANCEL, EAT, FAIL, LATE
 
 
 @pytest.fixture
@@ -36,94 +35,11 @@ def assert_as_undisturbed(run: Run, undisturbed) -> None:
     assert run.unfinished_files() == []
 
 
-# --- Faults of single jobs: one run in which each shard has its own -------------------------------
-
-FAIL, CANCEL, LATE, EAT = 1, 2, 3, 4
+# --- Faults of single jobs, Snakemake and disks ---------------------------------------------------
 
 
-def four_faults(run: Run) -> dict[int, list[dict]]:
-    toy.order(run.folder, FAIL, "fail", 3)
-    cancelled = toy.order(run.folder, CANCEL, "wait", 2)
-    toy.order(run.folder, LATE, "wait", 4)
-    toy.order(run.folder, EAT, "eat", 1)
-    # Limits that the two can reach; the rules' own grow with the attempt in the same way.
-    limits = ("mutagenesis:runtime=attempt", "mutagenesis:mem_mb=1500*attempt")
-    # On the command line they take the place of the profile's, the partition too.
-    limits = (*limits, "mutagenesis:slurm_partition=gpu")
-    snakemake = run.start(TARGET, "--set-resources", *limits)
-    run.wait_until(lambda: cancelled.waits, "shard that waits")
-    run.cluster.run("scancel", run.jobs(shard=CANCEL)[0]["id"])
-    run.finish(snakemake)
-    return {shard: run.jobs(shard=shard) for shard in (FAIL, CANCEL, LATE, EAT)}
-
-
-def full_disk(run: Run) -> str:
-    """The shards' file system fills up, and is cleared when the first job has failed of it."""
-    small = run.folder / "results" / "effects"
-    small.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(small)], check=True)
-    try:
-        filler = small / "filler"
-        filler.write_bytes(bytes(4 * 2**20 - 2**15))
-        snakemake = run.start(TARGET)
-        run.wait_until(lambda: "No space left on device" in run.said(), "full disk")
-        filler.unlink()
-        run.finish(snakemake)
-        # The tables must outlive the file system.
-        kept = run.folder / "kept"
-        subprocess.run(["cp", "-a", f"{small}/.", str(kept)], check=True)
-    finally:
-        subprocess.run(["umount", "--lazy", str(small)], check=True)
-    small.rmdir()
-    kept.rename(small)
-    return run.said()
-
-
-def delayed_file(run: Run) -> str:
-    """A finished table is not seen for some seconds, as on a network file system."""
-    table = run.folder / "results" / "effects" / "model=mine" / "1-of-4.parquet"
-    hidden = run.folder / "hidden"
-    snakemake = run.start(TARGET)
-    for _ in ("the job's Snakemake", "the main one"):
-        run.wait_until(table.exists, "table of shard 1")
-        table.rename(hidden)
-        time.sleep(6)
-        hidden.rename(table)
-        time.sleep(1)
-    run.finish(snakemake)
-    return run.said()
-
-
-def snakemake_killed(run: Run) -> dict[str, int]:
-    """Killed outright with two jobs at work, one of which ends before the same command comes."""
-    stuck = toy.order(run.folder, 1, "wait", 3)
-    orphan = toy.order(run.folder, 2, "wait", 3)
-    snakemake = run.start(TARGET)
-    done = run.folder / "results" / "effects" / "model=mine" / "3-of-4.parquet"
-    run.wait_until(lambda: stuck.waits and orphan.waits and done.exists(), "two waiting shards")
-    os.kill(snakemake.pid, signal.SIGKILL)
-    snakemake.wait()
-    orphan.let_go()
-    run.wait_until(lambda: run.jobs(shard=2)[0]["state"] == "COMPLETED", "end of the orphan")
-    run.finish(run.start(TARGET))
-    return dict(toy.computed(run.folder))
-
-
-@pytest.fixture(scope="module")
-def together(new_run) -> dict[str, tuple[Run, Future]]:
-    """Runs that do not get in each other's way, at the same time: they wait more than they work."""
-    scenarios = [four_faults, delayed_file, snakemake_killed]
-    if os.geteuid() == 0:
-        scenarios.append(full_disk)
-    with ThreadPoolExecutor(len(scenarios)) as pool:
-        runs = {scenario: new_run(scenario.__name__) for scenario in scenarios}
-        yield {
-            scenario.__name__: (run, pool.submit(scenario, run)) for scenario, run in runs.items()
-        }
-
-
-def test_four_faults_leave_the_tables_as_they_should_be(together, undisturbed):
-    run, done = together["four_faults"]
+def test_four_faults_leave_the_tables_as_they_should_be(side_by_side, undisturbed):
+    run, done = side_by_side["four_faults"]
     done.result()
     assert_as_undisturbed(run, undisturbed)
 
@@ -138,8 +54,8 @@ def test_four_faults_leave_the_tables_as_they_should_be(together, undisturbed):
         pytest.param(EAT, "FAILED", id="memory limit"),
     ],
 )
-def test_failed_job_is_retried_larger_and_goes_on(together, sizes, shard, state):
-    run, done = together["four_faults"]
+def test_failed_job_is_retried_larger_and_goes_on(side_by_side, sizes, shard, state):
+    run, done = side_by_side["four_faults"]
     first, second = done.result()[shard]
     assert first["state"] == state
     assert second["state"] == "COMPLETED"
@@ -151,28 +67,28 @@ def test_failed_job_is_retried_larger_and_goes_on(together, sizes, shard, state)
     assert 0 <= twice <= 2
 
 
-def test_job_over_its_memory_was_killed_for_it(together):
-    _, done = together["four_faults"]
+def test_job_over_its_memory_was_killed_for_it(side_by_side):
+    _, done = side_by_side["four_faults"]
     log = Path(done.result()[EAT][0]["log"])
     assert "exceeded memory limit" in log.read_text()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a file system that is full needs root to mount it")
-def test_full_disk(together, undisturbed):
-    run, done = together["full_disk"]
+def test_full_disk(side_by_side, undisturbed):
+    run, done = side_by_side["full_disk"]
     assert "No space left on device" in done.result()
     assert_as_undisturbed(run, undisturbed)
 
 
-def test_table_that_appears_late_is_waited_for(together, undisturbed):
-    run, done = together["delayed_file"]
+def test_table_that_appears_late_is_waited_for(side_by_side, undisturbed):
+    run, done = side_by_side["delayed_file"]
     assert len(done.result()) > 0
     assert len(run.jobs()) == toy.SHARDS
     assert_as_undisturbed(run, undisturbed)
 
 
-def test_same_command_after_snakemake_was_killed(together, undisturbed, sizes):
-    run, done = together["snakemake_killed"]
+def test_same_command_after_snakemake_was_killed(side_by_side, undisturbed, sizes):
+    run, done = side_by_side["snakemake_killed"]
     # Nothing twice: shard 1 goes on behind its third sequence, and shard 2 was finished by the
     # orphaned job, of which the killed Snakemake never heard.
     assert sum(done.result().values()) - sum(sizes.values()) <= 1
