@@ -26,6 +26,9 @@ from pathlib import Path
 TEMPORARY = ".{name}.{unique}.tmp"
 """Name of an unfinished file, beside the file that it becomes."""
 
+RESUME = ".resume"
+"""Folder, beside tables or models, of what a job keeps to go on with when it is killed."""
+
 
 class SupersededError(RuntimeError):
     """A later run of the same job owns its outputs; this one must not write them."""
@@ -133,19 +136,19 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, resume: Path) -> None:
+def sweep(results: Path) -> None:
     """Remove what killed runs have left, when all is made and nobody writes any more.
 
     Parameters
     ----------
-    folder : Path
-        Results; unfinished files below it go.
-    resume : Path
-        Folder of finished parts; it goes as a whole.
+    results : Path
+        Folder of the results: unfinished files below it go, and what jobs keep to go on with when
+        they are killed (folders of the name `RESUME`).
     """
-    for abandoned in folder.rglob(TEMPORARY.format(name="*", unique="*")):
+    for abandoned in results.rglob(TEMPORARY.format(name="*", unique="*")):
         abandoned.unlink(missing_ok=True)
-    shutil.rmtree(resume, ignore_errors=True)
+    for kept in results.glob(f"*/{RESUME}"):
+        shutil.rmtree(kept, ignore_errors=True)
 
 
 def _temporary(path: Path) -> Path:

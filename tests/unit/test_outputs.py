@@ -101,9 +101,9 @@ def test_who_owns_no_job_leaves_unfinished_files_of_others_alone(tmp_path):
 
 
 def test_sweep_removes_unfinished_files_and_parts(tmp_path):
-    (tmp_path / "a" / "resume").mkdir(parents=True)
-    (tmp_path / "a" / "resume" / "part").write_text("1")
+    (tmp_path / "a" / ".resume" / "shard").mkdir(parents=True)
+    (tmp_path / "a" / ".resume" / "shard" / "part").write_text("1")
     (tmp_path / "a" / ".table.abc.tmp").write_text("half")
     (tmp_path / "a" / "table").write_text("whole")
-    outputs.sweep(tmp_path, tmp_path / "a" / "resume")
+    outputs.sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "table"]

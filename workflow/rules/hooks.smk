@@ -14,7 +14,7 @@ onsuccess:
     from deepmr import failures, outputs
 
     failures.on_success(RESULTS)
-    outputs.sweep(Path(RESULTS), Path(RESULTS, "effects/.resume"))
+    outputs.sweep(Path(RESULTS))
 
 
 onerror:
