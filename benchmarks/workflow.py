@@ -162,6 +162,24 @@ def parse(empty: Path) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+def end_of_script(rule: str) -> float:
+    """Return the CPU time of a script's process after its last line in the log: torch's, mostly."""
+    text = (ROOT / "workflow" / "scripts" / f"{rule}.py").read_text(encoding="utf-8")
+    imports = "\n".join(re.findall(r"^(?:from|import) .+$", text, re.MULTILINE))
+    last = "import atexit, time\natexit.register(lambda: print(time.process_time()))"
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{imports}\n{last}"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    whole = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return whole - float(done.stdout)
+
+
 def jobs(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure what Snakemake costs in a SLURM job: all CPU time of the job less its script's."""
     if reason := available():
@@ -190,9 +208,10 @@ def jobs(arguments: argparse.Namespace) -> dict[str, Any]:
             job = re.search(r"SLURM job (\d+)", text)
             script = re.search(r"ended: .*? ([\d.]+) CPU s", text)
             if job and script:
-                rule = log.relative_to(checkout.folder / "results" / "logs").parts[0]
-                rest = seconds[job[1]] - float(script[1])
-                overhead.setdefault(rule.removesuffix(".log"), []).append(rest)
+                parts = log.relative_to(checkout.folder / "results" / "logs").parts
+                rule = parts[0].removesuffix(".log")
+                rest = seconds[job[1]] - float(script[1]) - end_of_script(rule)
+                overhead.setdefault(rule, []).append(rest)
     mean = {rule: round(sum(each) / len(each), 2) for rule, each in sorted(overhead.items())}
     every = [one for each in overhead.values() for one in each]
     result = round(sum(every) / len(every), 2)

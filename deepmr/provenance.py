@@ -12,8 +12,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 from deepmr import __version__
 
+_VARIABLE = "DEEPMR_FINGERPRINTS"
 _PACKAGE = Path(__file__).parent
 _PACKAGES = (
     "snakemake",
@@ -70,6 +72,36 @@ def fingerprint(*modules: str) -> str:
     for module in sorted(_closure(modules)):
         digest.update(f"{module}\0{_source(module).code}\0".encode())
     return f"{'+'.join(modules)}={digest.hexdigest()}"
+
+
+def fingerprints_of_run(main_process: bool) -> Callable[..., str]:
+    """Return `fingerprint` as a workflow uses it: worked out once, by its main process.
+
+    Jobs are handed the main process's fingerprints in the environment. So they need not read the
+    code to parse the Snakefile, and :func:`verify` compares what they run with what the workflow
+    was started with, not with what stands on the disk by then.
+
+    Parameters
+    ----------
+    main_process : bool
+        Whether this is the process that the user has started.
+
+    Returns
+    -------
+    callable
+        Takes and returns what `fingerprint` does.
+    """
+    given: dict[str, str] = {} if main_process else json.loads(os.environ.get(_VARIABLE, "{}"))
+
+    def of_run(*modules: str) -> str:
+        name = "+".join(modules)
+        if name not in given:
+            given[name] = fingerprint(*modules)
+            if main_process:
+                os.environ[_VARIABLE] = json.dumps(given)
+        return given[name]
+
+    return of_run
 
 
 def verify(expected: str) -> None:

@@ -185,3 +185,22 @@ def test_fingerprint_does_not_depend_on_where_the_package_lies(package, tmp_path
     for cached in (provenance._path, provenance._source):
         cached.cache_clear()
     assert provenance.fingerprint("deepmr.a") == before
+
+
+def test_jobs_are_handed_the_fingerprints_of_the_main_process(package, monkeypatch):
+    monkeypatch.delenv("DEEPMR_FINGERPRINTS", raising=False)
+    started = provenance.fingerprints_of_run(main_process=True)("deepmr.a")
+    assert started == provenance.fingerprint("deepmr.a")
+    package("a.py", "EDITED_WHILE_IT_RAN = 1\n")
+    job = provenance.fingerprints_of_run(main_process=False)
+    assert job("deepmr.a") == started
+    with pytest.raises(provenance.StaleCodeError, match="edited while it ran"):
+        provenance.verify(job("deepmr.a"))
+    # A new start, even from a shell in which the variable was left.
+    assert provenance.fingerprints_of_run(main_process=True)("deepmr.a") != started
+
+
+def test_job_without_its_environment_works_them_out(monkeypatch):
+    monkeypatch.delenv("DEEPMR_FINGERPRINTS", raising=False)
+    job = provenance.fingerprints_of_run(main_process=False)
+    assert job("deepmr.shards.membership") == provenance.fingerprint("deepmr.shards.membership")

@@ -1,7 +1,7 @@
 from snakemake.utils import validate
 
 from deepmr import config as configuration
-from deepmr.provenance import fingerprint
+from deepmr.provenance import fingerprints_of_run
 from deepmr.shards.lost import lost_tables
 from deepmr.shards.membership import mr_jobs, shards_of_mr_job
 from deepmr.shards.resources import MUTAGENESIS_THREADS, Request
@@ -10,6 +10,8 @@ validate(config, "../schemas/config.schema.yaml")
 configuration.check(config)
 
 RESULTS = config["results"]
+
+fingerprint = fingerprints_of_run(workflow.is_main_process)
 
 if workflow.is_main_process:
     from deepmr import preflight, takeover

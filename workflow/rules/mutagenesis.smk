@@ -1,3 +1,4 @@
+# No `benchmark:`, a file more for each of thousands of shards: the log's last line tells the same.
 rule mutagenesis:
     """Mutate every base of the sequences of a shard."""
     input:
@@ -8,8 +9,6 @@ rule mutagenesis:
         references=f"{RESULTS}/references/model={{model}}/{{scatteritem}}.parquet",
     log:
         f"{RESULTS}/logs/mutagenesis/{{model}}/{{scatteritem}}.log",
-    benchmark:
-        f"{RESULTS}/benchmarks/mutagenesis/{{model}}/{{scatteritem}}.tsv"
     conda:
         "../../envs/torch.yaml"
     threads: MUTAGENESIS_THREADS
