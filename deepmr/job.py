@@ -44,7 +44,6 @@ def begin(log: str, params: Mapping[str, Any], config: Mapping[str, Any]) -> dic
     """
     path = Path(log)
     started = time.monotonic()
-    outputs.own(Path(f"{log}{RUNNING}"))
     # An earlier run, thought dead, may still write to its log; a new file keeps the two apart.
     path.unlink(missing_ok=True)
     stream = path.open("w", encoding="utf-8", buffering=1)
@@ -56,6 +55,8 @@ def begin(log: str, params: Mapping[str, Any], config: Mapping[str, Any]) -> dic
     atexit.register(_end, started)
     logging.info("%s, code %s", _where(), params["code"])
     provenance.verify(params["code"])
+    # Only now: a job of other code must not take the outputs from one that may write them.
+    outputs.own(Path(f"{log}{RUNNING}"))
     return {
         "code": params["code"],
         "config": provenance.config_hash(config),

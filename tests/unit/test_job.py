@@ -51,6 +51,14 @@ def test_begin_refuses_other_code(tmp_path, restored_streams):
         job.begin(str(tmp_path / "l"), {"code": "deepmr.shards=0000000000000000"}, CONFIG)
 
 
+def test_job_of_other_code_does_not_take_the_outputs(tmp_path, restored_streams):
+    mark = tmp_path / "l.running"
+    mark.write_text("of the job at work")
+    with pytest.raises(provenance.StaleCodeError):
+        job.begin(str(tmp_path / "l"), {"code": "deepmr.shards=0000000000000000"}, CONFIG)
+    assert mark.read_text() == "of the job at work"
+
+
 def test_track_yields_what_it_gets():
     assert list(progress.track(iter("abc"), 3, "letters")) == ["a", "b", "c"]
 

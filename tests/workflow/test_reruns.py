@@ -60,6 +60,12 @@ def test_one_shard_and_seven_shards_give_the_same_tables(example_copy):
     assert found[1][1].equals(found[7][1])
 
 
+def test_mr_takes_several_of_many_shards_in_a_job(example):
+    jobs = example[0].dry_run("--set-scatter", "shard=203").jobs
+    assert jobs["mutagenesis"] == 203
+    assert jobs["estimate_mr"] == 200
+
+
 def test_edit_of_an_estimator_reruns_mr_and_later_only(example_copy):
     path = example_copy.folder / "deepmr" / "mr" / "egger.py"
     path.write_text(path.read_text() + "\n\nADDED = 1\n")
