@@ -70,8 +70,8 @@ SlurmdTimeout=10
 SlurmctldTimeout=10
 OverTimeLimit=0
 KillWait=3
-# Snakemake asks squeue about jobs that have ended.
-MinJobAge=600
+# Snakemake asks squeue about jobs that have ended, and tests do much later.
+MinJobAge=7200
 MaxJobCount=50000
 {more}
 """
