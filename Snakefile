@@ -31,7 +31,7 @@ include: "workflow/rules/hooks.smk"
 
 
 # Every table is asked for, not only the last: a lost one is then made again, and what depends on it.
-# Of the tables of shards only those, since all of them would double the size of the DAG.
+# Of the tables of shards only those: thousands more targets would only make each start slower.
 rule all:
     default_target: True
     input:
