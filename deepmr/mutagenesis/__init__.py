@@ -1,3 +1,4 @@
-from deepmr.mutagenesis.straight import Effects, saturate
+from deepmr.mutagenesis.saturation import saturate
+from deepmr.mutagenesis.substitutions import Effects
 
 __all__ = ["Effects", "saturate"]

@@ -34,8 +34,20 @@ class Model(Protocol):
 
 
 @dataclass(frozen=True)
-class _Member:
-    """A network, its masks in chunks (the eval network is the first), and whose draws they are."""
+class DrawnMember:
+    """A network, its masks in chunks (the eval network is the first), and whose draws they are.
+
+    Attributes
+    ----------
+    network : MaskedNetwork
+        The network.
+    chunks : list of Masks
+        The first function is the network without dropout.
+    draws : list of int
+        Which draws of the model the others are; without masks, the first is a draw itself.
+    masked : bool
+        Whether there are masks.
+    """
 
     network: MaskedNetwork
     chunks: list[Masks]
@@ -66,6 +78,12 @@ class DrawnModel:
     ----------
     n_draws : int
         Number of draws T.
+    members : list of DrawnMember
+        Networks and the masks of their draws.
+    heads : tensor of int, shape (K,)
+        Outputs that are kept.
+    dtype : torch.dtype
+        Of the networks' numbers.
     sequences_per_pass : int
         Sequences that fit into a forward pass beside their draws.
 
@@ -86,6 +104,8 @@ class DrawnModel:
         rows_per_batch: int | None = None,
         average_strands: bool = False,
     ) -> None:
+        if not model.targets:
+            raise ValueError("the model has no named targets; name its outputs, in their order")
         unknown = [target for target in targets if target not in model.targets]
         if unknown or not targets:
             raise ValueError(
@@ -101,25 +121,26 @@ class DrawnModel:
         self.length = model.length
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.n_draws = len(draws)
-        self._average_strands = average_strands
-        self._heads = torch.tensor(
+        self.average_strands = average_strands
+        self.heads = torch.tensor(
             [list(model.targets).index(target) for target in targets], device=self.device
         )
         rows = ROWS_PER_BATCH[self.device.type] if rows_per_batch is None else rows_per_batch
         if rows < 1:
             raise ValueError(f"rows_per_batch: found {rows}; write 1 or more")
-        with self._exact():
-            self._members = [
+        with self.exactly():
+            self.members = [
                 self._prepare(model, member, draws, rows)
                 for member in sorted({draw.member for draw in draws.members_and_masks()})
             ]
-        for member in self._members:
+        for member in self.members:
             if member.network.n_outputs != len(model.targets):
                 raise ValueError(
                     f"the network has {member.network.n_outputs} outputs for the "
                     f"{len(model.targets)} targets {list(model.targets)}"
                 )
-        widest = max(masks.number for member in self._members for masks in member.chunks)
+        self.dtype = self.members[0].network.dtype
+        widest = max(masks.number for member in self.members for masks in member.chunks)
         self.sequences_per_pass = max(1, rows // widest)
 
     def threads(self, workers: int) -> int:
@@ -141,26 +162,26 @@ class DrawnModel:
         drawn : tensor, shape (T, rows, K)
             Outputs of each draw.
         """
-        with torch.inference_mode(), self._exact():
+        with torch.inference_mode(), self.exactly():
             evaluated, drawn = self._evaluate(inputs)
-            if self._average_strands:
+            if self.average_strands:
                 # Letters are ordered ACGT, so reversing both axes is the reverse complement.
                 there, back = self._evaluate(inputs.flip(1, 2))
                 evaluated, drawn = (evaluated + there) / 2, (drawn + back) / 2
         return evaluated, drawn
 
     def _evaluate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        drawn = inputs.new_empty((self.n_draws, len(inputs), len(self._heads)))
+        drawn = inputs.new_empty((self.n_draws, len(inputs), len(self.heads)))
         evaluated = []
-        for member in self._members:
+        for member in self.members:
             values = torch.cat(
-                [member.network(inputs, masks)[..., self._heads] for masks in member.chunks]
+                [member.network(inputs, masks)[..., self.heads] for masks in member.chunks]
             )
             evaluated.append(values[0])
             drawn[member.draws] = values[1:] if member.masked else values
         return torch.stack(evaluated).mean(0), drawn
 
-    def _prepare(self, model: Model, member: int, draws: DrawSet, rows: int) -> _Member:
+    def _prepare(self, model: Model, member: int, draws: DrawSet, rows: int) -> DrawnMember:
         network = MaskedNetwork(model.members[member], model.length, self.device)
         own = [
             (row, draw.mask)
@@ -176,9 +197,9 @@ class DrawnModel:
             network.masks(draws.seed, functions[start : start + rows])
             for start in range(0, len(functions), rows)
         ]
-        return _Member(network, chunks, [row for row, _ in own], bool(masks))
+        return DrawnMember(network, chunks, [row for row, _ in own], bool(masks))
 
-    def _exact(self) -> contextlib.AbstractContextManager[None]:
+    def exactly(self) -> contextlib.AbstractContextManager[None]:
         """Forbid TF32 and cuDNN's random choice of algorithms: effects are small differences."""
         if self.device.type != "cuda":
             return contextlib.nullcontext()

@@ -20,7 +20,8 @@ from deepmr.draws import DrawSet
 from deepmr.genome.alphabet import AMBIGUOUS, Codes, encode
 from deepmr.mutagenesis.drawn_model import DrawnModel, Model
 from deepmr.mutagenesis.parts import Parts
-from deepmr.mutagenesis.straight import Effects, alternatives, saturate_each
+from deepmr.mutagenesis.saturation import MEMORY_GB, choose_engine, saturate_each
+from deepmr.mutagenesis.substitutions import Effects, alternatives
 from deepmr.progress import track
 
 _BASES = np.array(list("ACGTN"))
@@ -48,6 +49,9 @@ def write_shard(
     references_path: str | Path,
     metadata: Mapping[str, Any] | None = None,
     *,
+    engine: str = "auto",
+    memory_gb: float = MEMORY_GB,
+    precision: str = "tf32",
     average_strands: bool = False,
     device: str | torch.device | None = None,
     rows_per_batch: int | None = None,
@@ -72,6 +76,12 @@ def write_shard(
         Where the tables go; they appear only when both are complete.
     metadata : mapping, optional
         What made the tables, for their Parquet metadata.
+    engine : str
+        ``auto``, ``local`` or ``naive``; see :func:`deepmr.mutagenesis.saturation.choose_engine`.
+    memory_gb : float
+        Memory of the local engine for all sequences in work together.
+    precision : str
+        Of its products on a GPU.
     average_strands : bool
         Average the outputs of both strands, draw by draw.
     device : str or torch.device, optional
@@ -114,14 +124,21 @@ def write_shard(
     codes = _codes(sequences, drawn.length)
     effects_schema = tables.effects_schema(drawn.targets, drawn.n_draws)
     references_schema = tables.references_schema(drawn.targets, drawn.n_draws)
-    settings = (drawn.targets, draws, average_strands, rows_per_batch, fingerprint)
+    # What `auto` comes to is decided by the model and the memory.
+    settings = (
+        *(drawn.targets, draws, average_strands, rows_per_batch, fingerprint),
+        *(engine, memory_gb, precision),
+    )
     beside = Path(effects_path).with_name(f".{Path(effects_path).name}.parts")
     parts = Parts(resume_dir or beside, _identity(ids, codes, drawn.device, settings))
     if parts.finished:
         logging.info("%d of %d sequences were finished before", parts.finished, len(ids))
     rest = range(parts.finished, len(ids))
     group = max(1, _ROW_GROUP_VALUES // (3 * drawn.length * drawn.n_draws * len(drawn.targets)))
-    each = zip(rest, saturate_each(drawn, codes[parts.finished :], workers), strict=True)
+    each: Iterable[tuple[int, Effects]] = ()
+    if rest:
+        chosen = choose_engine(drawn, engine, memory_gb, precision)
+        each = zip(rest, saturate_each(drawn, chosen, codes[rest.start :], workers), strict=True)
     tracked = track(each, len(ids), "mutagenesis", "sequence", done=parts.finished)
     rows = (
         (effects_rows(ids[i], codes[i], effects), _reference_row(ids[i], effects))

@@ -76,6 +76,10 @@ class Content:
         Numbers in the widest layer of the widest network, for one row of a forward pass.
     rows : int
         Rows of a forward pass.
+    engine : str
+        Of mutagenesis.
+    engine_mb : float
+        Memory that the local engine may take for sequences in work, in MB.
     """
 
     sequences: int
@@ -93,6 +97,8 @@ class Content:
     member_mb: float
     activations: int
     rows: int
+    engine: str
+    engine_mb: float
 
     @classmethod
     def of(cls, config: Config, shards: int) -> Content:
@@ -130,6 +136,8 @@ class Content:
             member_mb=max(_weights_mb(config, model) for model in models),
             activations=max(activations(model, length) for model in models),
             rows=config["prediction"]["rows_per_batch"] or _ROWS_PER_BATCH,
+            engine=config["mutagenesis"]["engine"],
+            engine_mb=1000 * config["mutagenesis"]["memory_gb"],
         )
 
 

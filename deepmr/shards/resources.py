@@ -41,6 +41,17 @@ ACTIVATION_COPIES = 1.4
 """Memory of a forward pass over that of its widest layer: 1.1-1.4 of it for `small` (256 channels,
 200 bp) and `deepsea` (200 and 400 bp), for each thread."""
 
+CAPTURE_MB = 130
+"""What the local engine adds once: ``torch.export`` and what it leaves behind (`small`, 100 bp, two
+threads: 584-606 MB, and 459-476 MB with the straight loop)."""
+
+LOCAL_BLOCK_MB = 134
+"""Most that the deltas of a block take, for each thread; `deepmr.mutagenesis.local.sizes`."""
+
+LOCAL_REFERENCES = 150
+"""Numbers of the reference that a thread holds over those of the widest layer: 25 draws, three
+forms of each, and about as many again in all other layers."""
+
 BYTES_A_STORED_VALUE = 20
 """Of a row group of effects in the making (1000 bp, 100 draws, 4 targets: 179 MB for 9.6 million
 values, 318 MB for 16.8 million): float32 draws, float16 draws, Arrow table and Parquet buffers."""
@@ -150,9 +161,12 @@ class Request:
 def mutagenesis_cpu_mb(content: Content, threads: int = MUTAGENESIS_THREADS) -> float:
     """Return the memory in MB, without a margin, of a mutagenesis script without a GPU."""
     masks = 4 * content.draws * content.activations
-    passes = 4 * content.rows * content.activations * ACTIVATION_COPIES * threads
+    passes = 4 * content.rows * content.activations * ACTIVATION_COPIES * threads / _MB
+    one_sequence = LOCAL_BLOCK_MB + 4 * LOCAL_REFERENCES * content.activations / _MB
+    local = CAPTURE_MB + min(content.engine_mb, one_sequence * threads)
+    work = {"naive": passes, "local": local, "auto": max(passes, local)}[content.engine]
     waiting = 4 * _values(content) * 2 * threads
-    return _mutagenesis_host_mb(content) + (masks + passes + waiting) / _MB
+    return _mutagenesis_host_mb(content) + work + (masks + waiting) / _MB
 
 
 def mutagenesis_gpu_mb(content: Content) -> float:

@@ -55,14 +55,16 @@ def mutagenesis(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     dict
         ``device``, ``gpu``, ``threads``; ``sequences`` of the larger turn;
         ``seconds_per_sequence``, and ``timed``: whether whole sequences gave it, else one forward
-        pass did (0 if none was asked); ``cores``: how many it had, on average; bytes of the tables
-        by sequence; ``work_seconds``, which are not start-up; ``peak_mb``.
+        pass and the operations that the engine saves did (0 if none was asked); ``cores``: how
+        many it had, on average; bytes of the tables by sequence; ``work_seconds``, which are not
+        start-up; ``peak_mb``.
     """
     import torch
 
     from deepmr.draws import DrawSet
     from deepmr.mutagenesis.drawn_model import DrawnModel
     from deepmr.mutagenesis.effects_table import write_shard
+    from deepmr.mutagenesis.saturation import choose_engine
 
     config, threads = settings["config"], settings["threads"]
     kept = kept_targets(config)
@@ -73,12 +75,13 @@ def mutagenesis(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         "average_strands": prediction["average_strands"] and not config["data"]["strand"],
         "rows_per_batch": prediction["rows_per_batch"],
     }
+    engine = {key: config["mutagenesis"][key] for key in ("engine", "memory_gb", "precision")}
     drawn = DrawnModel(model, kept, draws, **options)
     device, workers = drawn.device, drawn.threads(threads)
-    timed, one_pass, passes = settings["timed"], 0.0, 0
+    timed, one_sequence = settings["timed"], 0.0
     if timed:
-        one_pass, passes = _one_pass(drawn)
-        timed = one_pass * passes <= _PATIENCE * settings["seconds"]
+        one_sequence = _one_sequence(drawn) / choose_engine(drawn, **engine).gain
+        timed = one_sequence <= _PATIENCE * settings["seconds"]
     del drawn
     if not timed:
         model = _network(config, settings["model"], folder / "model.pt", stand_in=True)
@@ -97,6 +100,7 @@ def mutagenesis(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
             workers=threads,
             save_every=config["sharding"]["save_every"],
             **options,
+            **engine,
         )
         return time.perf_counter() - start
 
@@ -119,10 +123,10 @@ def mutagenesis(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         "sequences": many,
         "timed": timed,
         "cores": cores,
-        "seconds_per_sequence": measured if timed else one_pass * passes / workers,
+        "seconds_per_sequence": measured if timed else one_sequence / workers,
         "effects_bytes": _by_sequence(folder, "effects", few, many),
         "references_bytes": _by_sequence(folder, "references", few, many),
-        "work_seconds": one_pass + warm + took + few * measured + copying,
+        "work_seconds": warm + took + few * measured + copying,
         "peak_mb": peak,
     }
 
@@ -289,8 +293,8 @@ def _network(config: Mapping[str, Any], name: str, path: Path, *, stand_in: bool
     return checkpoint.load(path)
 
 
-def _one_pass(drawn: Any) -> tuple[float, int]:
-    """Return the time of a forward pass on one thread, and how many a sequence takes."""
+def _one_sequence(drawn: Any) -> float:
+    """Return the time of a sequence in a straight loop on one thread, from one forward pass."""
     import torch
 
     from deepmr.genome.alphabet import one_hot
@@ -306,7 +310,7 @@ def _one_pass(drawn: Any) -> tuple[float, int]:
         seconds = time.perf_counter() - start
     finally:
         torch.set_num_threads(threads)
-    return seconds, math.ceil((1 + 3 * drawn.length) / drawn.sequences_per_pass)
+    return seconds * math.ceil((1 + 3 * drawn.length) / drawn.sequences_per_pass)
 
 
 def _as_many_as(seconds: float, each: float, least: int) -> int:

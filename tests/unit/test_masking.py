@@ -249,6 +249,11 @@ def test_outputs_of_another_shape_are_refused() -> None:
         masked(Own(lambda net, x: net.head(x.flatten(1)) / 0))
 
 
+def test_a_network_for_another_length_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"fails on an input \(5, 4, 24\) .*another length\?"):
+        masked(nn.Sequential(nn.Flatten(), nn.Linear(4 * LENGTH + 4, 2)))
+
+
 def test_a_network_that_mixes_sequences_is_refused() -> None:
     norm = nn.BatchNorm1d(4, track_running_stats=False)
     with pytest.raises(ValueError, match="depends on the others of its batch"):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,10 +14,12 @@ from deepmr import mutagenesis
 from deepmr.draws import DrawSet
 from deepmr.genome.alphabet import one_hot, reverse_complement
 from deepmr.mutagenesis.drawn_model import DrawnModel
-from deepmr.mutagenesis.straight import alternatives, as_codes, mutants
+from deepmr.mutagenesis.substitutions import alternatives, as_codes, mutants
 from deepmr.mutagenesis.threads import in_order
 
 LENGTH = 20
+
+Saturate = Callable[..., mutagenesis.Effects]
 
 
 def toy_network(seed: int = 0) -> nn.Module:
@@ -47,6 +51,12 @@ def sequences(n: int = 3, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(4, size=(n, LENGTH), dtype=np.uint8)
 
 
+@pytest.fixture(params=["local", "naive"])
+def saturate(request: pytest.FixtureRequest) -> Saturate:
+    """Run with each engine."""
+    return partial(mutagenesis.saturate, engine=request.param)
+
+
 def assert_equal(a: mutagenesis.Effects, b: mutagenesis.Effects) -> None:
     for name in ("reference", "reference_eval", "delta", "delta_eval"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
@@ -64,10 +74,12 @@ def test_mutants_are_all_substitutions_in_order() -> None:
         np.testing.assert_array_equal(mutants(codes, start, stop), rows[start:stop])
 
 
-def test_effects_are_differences_of_single_predictions_under_the_same_masks() -> None:
+def test_effects_are_differences_of_single_predictions_under_the_same_masks(
+    saturate: Saturate,
+) -> None:
     model, draws = toy_model(), DrawSet("mc_dropout", 4, 9)
     codes = sequences(2)
-    effects = mutagenesis.saturate(model, codes, ["C", "A"], draws)
+    effects = saturate(model, codes, ["C", "A"], draws)
     assert effects.targets == ("C", "A")
     assert effects.delta.shape == (2, LENGTH, 3, 4, 2)
     assert effects.delta.dtype == np.float32
@@ -93,10 +105,12 @@ def test_effects_are_differences_of_single_predictions_under_the_same_masks() ->
     np.testing.assert_allclose(effects.reference_eval, plain, atol=1e-6)
 
 
-def test_shared_masks_make_effects_far_more_certain_than_independent_ones() -> None:
+def test_shared_masks_make_effects_far_more_certain_than_independent_ones(
+    saturate: Saturate,
+) -> None:
     model, t = toy_model(), 40
     draws = DrawSet("mc_dropout", 2 * t, 3)
-    effects = mutagenesis.saturate(model, sequences(4), ["A"], draws)
+    effects = saturate(model, sequences(4), ["A"], draws)
     paired = effects.delta[:, :, :, :t, 0].std(-1, ddof=1)
     reference = effects.reference[:, None, None, :, 0]
     mutant = reference + effects.delta[..., 0]
@@ -104,20 +118,18 @@ def test_shared_masks_make_effects_far_more_certain_than_independent_ones() -> N
     assert np.median(unpaired / paired) > 3
 
 
-def test_bits_depend_on_neither_neighbours_nor_workers(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_bits_depend_on_neither_neighbours_nor_workers(saturate: Saturate) -> None:
     model, draws = toy_model(), DrawSet("mc_dropout", 5, 1)
     codes = sequences(5)
-    one = mutagenesis.saturate(model, codes, ["A", "B"], draws, workers=1)
-    assert_equal(one, mutagenesis.saturate(model, codes, ["A", "B"], draws, workers=2))
-    last = mutagenesis.saturate(model, codes[4:], ["A", "B"], draws)
+    one = saturate(model, codes, ["A", "B"], draws, workers=1)
+    assert_equal(one, saturate(model, codes, ["A", "B"], draws, workers=2))
+    last = saturate(model, codes[4:], ["A", "B"], draws)
     np.testing.assert_array_equal(last.delta[0], one.delta[4])
     np.testing.assert_array_equal(last.reference[0], one.reference[4])
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        assert_equal(one, mutagenesis.saturate(model, codes, ["A", "B"], draws))
+        assert_equal(one, saturate(model, codes, ["A", "B"], draws))
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
@@ -126,16 +138,16 @@ def test_bits_depend_on_neither_neighbours_nor_workers(
 @pytest.mark.parametrize("rows", [1, 3, 6, 10_000])
 def test_the_size_of_a_pass_changes_rounding_only(rows: int) -> None:
     model, draws = toy_model(2), DrawSet("ensemble_mc_dropout", 5, 1, 2)
-    usual = mutagenesis.saturate(model, sequences(1), ["A"], draws)
-    other = mutagenesis.saturate(model, sequences(1), ["A"], draws, rows_per_batch=rows)
+    usual = mutagenesis.saturate(model, sequences(1), ["A"], draws, "naive")
+    other = mutagenesis.saturate(model, sequences(1), ["A"], draws, "naive", rows_per_batch=rows)
     np.testing.assert_allclose(other.delta, usual.delta, atol=2e-6)
     np.testing.assert_allclose(other.reference, usual.reference, atol=2e-6)
 
 
-def test_an_ensemble_has_a_draw_for_each_member_and_their_mean() -> None:
+def test_an_ensemble_has_a_draw_for_each_member_and_their_mean(saturate: Saturate) -> None:
     model = toy_model(3)
     codes = sequences(2)
-    effects = mutagenesis.saturate(model, codes, model.targets, DrawSet("ensemble", 40, 1, 3))
+    effects = saturate(model, codes, model.targets, DrawSet("ensemble", 40, 1, 3))
     with torch.no_grad():
         x = torch.from_numpy(one_hot(codes))
         plain = np.stack([network(x).numpy() for network in model.members], 1)
@@ -144,38 +156,36 @@ def test_an_ensemble_has_a_draw_for_each_member_and_their_mean() -> None:
     np.testing.assert_allclose(effects.delta_eval, effects.delta.mean(3), atol=1e-5)
 
 
-def test_masks_on_an_ensemble_alternate_members() -> None:
+def test_masks_on_an_ensemble_alternate_members(saturate: Saturate) -> None:
     model, codes = toy_model(2), sequences(1)
-    both = mutagenesis.saturate(model, codes, ["A"], DrawSet("ensemble_mc_dropout", 4, 6, 2))
+    both = saturate(model, codes, ["A"], DrawSet("ensemble_mc_dropout", 4, 6, 2))
     second = SimpleNamespace(members=model.members[1:], targets=model.targets, length=LENGTH)
-    alone = mutagenesis.saturate(second, codes, ["A"], DrawSet("mc_dropout", 4, 6))
+    alone = saturate(second, codes, ["A"], DrawSet("mc_dropout", 4, 6))
     np.testing.assert_allclose(both.delta[..., 1::2, :], alone.delta[..., 1::2, :], atol=1e-6)
     assert np.abs(both.delta[..., ::2, :] - alone.delta[..., ::2, :]).max() > 1e-3
 
 
-def test_averaged_strands_do_not_know_the_strand() -> None:
+def test_averaged_strands_do_not_know_the_strand(saturate: Saturate) -> None:
     model, draws = toy_model(), DrawSet("mc_dropout", 3, 1)
     codes = sequences(2)
-    there = mutagenesis.saturate(model, codes, ["A"], draws, average_strands=True)
-    back = mutagenesis.saturate(
-        model, reverse_complement(codes), ["A"], draws, average_strands=True
-    )
+    there = saturate(model, codes, ["A"], draws, average_strands=True)
+    back = saturate(model, reverse_complement(codes), ["A"], draws, average_strands=True)
     np.testing.assert_allclose(there.reference, back.reference, atol=1e-6)
     # A mutation and its complement sit at mirrored positions, alternatives in reverse order.
     np.testing.assert_allclose(there.delta, back.delta[:, ::-1, ::-1], atol=1e-6)
-    one_strand = mutagenesis.saturate(model, codes, ["A"], draws)
+    one_strand = saturate(model, codes, ["A"], draws)
     assert np.abs(one_strand.reference - there.reference).max() > 1e-3
 
 
-def test_ambiguous_positions_have_no_effect_and_one_hot_is_read() -> None:
+def test_ambiguous_positions_have_no_effect_and_one_hot_is_read(saturate: Saturate) -> None:
     model, draws = toy_model(), DrawSet("mc_dropout", 1, 1)
     codes = sequences(1)
     codes[0, 4] = 4
-    effects = mutagenesis.saturate(model, codes, ["A"], draws)
+    effects = saturate(model, codes, ["A"], draws)
     missing = np.isnan(effects.delta[0, :, :, 0, 0])
     assert missing[4].all()
     assert missing.sum() == 3
-    assert_equal(effects, mutagenesis.saturate(model, one_hot(codes), ["A"], draws))
+    assert_equal(effects, saturate(model, one_hot(codes), ["A"], draws))
 
 
 @pytest.mark.parametrize(
@@ -194,7 +204,7 @@ def test_sequences_of_another_form_are_refused(bad: np.ndarray, message: str) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"engine": "fast"}, "'fast' is unknown; write one of naive"),
+        ({"engine": "fast"}, "'fast' is unknown; write one of auto, local, naive"),
         ({"targets": ["A", "Z"]}, r"does not predict \['Z'\]; it predicts \['A', 'B', 'C'\]"),
         ({"targets": []}, "none asked"),
         ({"draws": DrawSet("ensemble", 2, 1, 2)}, "for 2 members, the model has 1"),
@@ -218,6 +228,13 @@ def test_targets_that_are_not_the_outputs_are_refused() -> None:
     model = toy_model()
     model.targets = ("A", "B")
     with pytest.raises(ValueError, match="3 outputs for the 2 targets"):
+        mutagenesis.saturate(model, sequences(), ["A"], DrawSet("mc_dropout", 2, 1))
+
+
+def test_a_model_without_named_targets_is_refused() -> None:
+    model = toy_model()
+    model.targets = ()
+    with pytest.raises(ValueError, match="no named targets; name its outputs"):
         mutagenesis.saturate(model, sequences(), ["A"], DrawSet("mc_dropout", 2, 1))
 
 

@@ -25,8 +25,8 @@ def computed(monkeypatch) -> list[int]:
     seen: list[int] = []
     saturate_each = effects_table.saturate_each
 
-    def counting(drawn, codes, workers):
-        for effects in saturate_each(drawn, codes, workers):
+    def counting(*arguments):
+        for effects in saturate_each(*arguments):
             seen.append(len(seen))
             yield effects
 

@@ -29,6 +29,10 @@ rule mutagenesis:
             draws=config["draws"],
             prediction=config["prediction"],
             seed=config["seed"],
+            engine={
+                key: config["mutagenesis"][key]
+                for key in ("engine", "memory_gb", "precision")
+            },
         ),
     script:
         "../scripts/mutagenesis.py"

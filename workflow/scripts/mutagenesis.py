@@ -21,6 +21,7 @@ write_shard(
     snakemake.output.effects,
     snakemake.output.references,
     metadata,
+    **settings["engine"],
     average_strands=prediction["average_strands"] and not settings["strand"],
     rows_per_batch=prediction["rows_per_batch"],
     workers=snakemake.threads,

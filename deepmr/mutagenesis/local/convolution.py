@@ -1,0 +1,360 @@
+"""Convolution along the positions, by the cheapest of three products.
+
+``taps``: for each position of the window, one product with all elements of the kernel, added to the
+outputs that it reaches; nothing is multiplied with a zero. ``band``: one product of the whole
+window with a banded matrix, zeros included. ``window``: the convolution of the library, on the
+window with zeros around it. Many channels want taps, few a band, wide windows the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deepmr.mutagenesis.capture import Node
+from deepmr.mutagenesis.local.geometry import (
+    Block,
+    Group,
+    Layout,
+    NotLocalError,
+    Piece,
+    Sliding,
+    looks,
+    slide,
+)
+from deepmr.mutagenesis.local.products import Products
+from deepmr.mutagenesis.local.rules import Given, Rule, one, only_constants
+from deepmr.mutagenesis.local.windows import Delta, clear_beyond
+
+Method = str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A piece of the convolution, how it is computed, and its weights."""
+
+    piece: Piece
+    source: Group
+    target: Group
+    method: Method
+    taps: tuple[tuple[int, int, tuple[int, ...]], ...]
+    pads: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Neighbouring m, and which parts of their windows lie within the layers."""
+
+    rows: slice
+    inputs: slice
+    outputs: slice
+    clipped: bool
+
+    @property
+    def count(self) -> int:
+        return int(self.rows.stop - self.rows.start)
+
+
+def _clip(begin: int, width: int, size: int) -> slice:
+    """Return the part of a window that lies within [0, size)."""
+    return slice(min(width, max(0, -begin)), max(0, min(width, size - begin)))
+
+
+class Convolution(Rule):
+    """Convolution of deltas: linear, so without the bias.
+
+    Parameters
+    ----------
+    weight : tensor, shape (outputs, inputs / groups, kernel)
+        The kernel.
+    channel_groups : int
+        Groups of channels.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        layout: Layout,
+        window: Sliding,
+        weight: Tensor,
+        channel_groups: int,
+        result: Layout,
+    ) -> None:
+        stride, groups, pieces = slide(layout, window)
+        super().__init__(node, [name], replace(result, stride=stride, groups=groups))
+        self._window, self._source = window, layout
+        self._weight, self._channel_groups = weight, channel_groups
+        self._outputs, self._inputs = weight.shape[0], weight.shape[1] * channel_groups
+        self._parts = [self._part(piece) for piece in pieces]
+        self.methods = tuple(dict.fromkeys(part.method for part in self._parts))
+        for part in self._parts:
+            share = len(part.source.residues) / stride
+            self.flops += share * self._costs(part)[part.method][0]
+        self.scratch = self.layout.numbers
+        self._methods = {"taps": self._taps, "band": self._banded, "window": self._windows}
+
+    def bind(self, span: int, products: Products) -> None:
+        """Lay the weights out for each part."""
+        super().bind(span, products)
+        self._laid_out: dict[Any, Tensor] = {}
+        for part in self._parts:
+            if part.method == "taps":
+                for _, _, elements in part.taps:
+                    if elements not in self._laid_out:
+                        kernel = self._weight[:, :, list(elements)]
+                        kernel = kernel.permute(1, 2, 0).flatten(1).contiguous()
+                        self._laid_out[elements] = products.weight(kernel)
+            elif part.method == "band":
+                self._laid_out[self._band_key(part)] = products.weight(self._band(part))
+        if "window" in self.methods:
+            kernel = self._weight[:, :, None]
+            self._kernel = products.weight(kernel).contiguous(memory_format=torch.channels_last)
+
+    def apply(self, prepared: Any, deltas: Sequence[Delta], block: Block, free: bool) -> Delta:
+        """Convolve."""
+        (delta,) = deltas
+        count = block.count(self.layout.stride)
+        draws, alleles = delta[0].shape[2:4]
+        result: list[Tensor | None] = [None] * len(self.layout.groups)
+        for part in self._parts:
+            source = delta[part.piece.source][part.piece.phase :: part.piece.step]
+            group = self.layout.groups[part.piece.target]
+            computed = self._methods[part.method](part, source, block)
+            residues = computed.shape[1]
+            if residues == len(group.residues):
+                result[part.piece.target] = computed
+                continue
+            whole = result[part.piece.target]
+            if whole is None:
+                whole = computed.new_empty(
+                    (count, len(group.residues), draws, alleles, group.width, self._outputs)
+                )
+                result[part.piece.target] = whole
+            first = part.piece.first_residue
+            whole[:, first : first + residues] = computed
+        found = [
+            tensor.reshape(*tensor.shape[:5], *self.layout.rest)
+            for tensor in result
+            if tensor is not None
+        ]
+        if "window" in self.methods:
+            clear_beyond(found, self.layout, block)
+        return found
+
+    def _taps(self, part: _Part, source: Tensor, block: Block) -> Tensor:
+        """Multiply each position of the window with all elements that see it."""
+        made, given = self._rows(part, source)
+        depth, channels = self._inputs, self._outputs
+        inner = [run for run in self._runs(part, block) if not run.clipped]
+        if inner and inner[0].count == made.shape[0]:
+            # Nothing is clipped: the first product writes, the others add.
+            _, first, elements = part.taps[0]
+            columns = slice(first * channels, (first + len(elements)) * channels)
+            made[:, :, : columns.start].zero_()
+            made[:, :, columns.stop :].zero_()
+            fresh = True
+        else:
+            made.zero_()
+            fresh = False
+        for place, first, elements in part.taps:
+            weight = self._laid_out[elements]
+            for run in self._runs(part, block):
+                if not run.inputs.start <= place < run.inputs.stop:
+                    continue
+                low = max(first, run.outputs.start)
+                high = min(first + len(elements), run.outputs.stop)
+                if low >= high:
+                    continue
+                x = given[run.rows, :, place * depth : (place + 1) * depth]
+                y = made[run.rows, :, low * channels : high * channels]
+                self.products.add(
+                    y.flatten(0, 1),
+                    x.flatten(0, 1),
+                    weight[:, (low - first) * channels : (high - first) * channels],
+                    fresh=fresh,
+                )
+            fresh = False
+        return made.view(*source.shape[:4], part.target.width, channels)
+
+    def _banded(self, part: _Part, source: Tensor, block: Block) -> Tensor:
+        """Multiply the window with a banded matrix."""
+        made, given = self._rows(part, source)
+        band = self._laid_out[self._band_key(part)]
+        runs = self._runs(part, block)
+        if any(run.clipped for run in runs):
+            made.zero_()
+        for run in runs:
+            rows = slice(run.inputs.start * self._inputs, run.inputs.stop * self._inputs)
+            columns = slice(run.outputs.start * self._outputs, run.outputs.stop * self._outputs)
+            x, y = given[run.rows, :, rows], made[run.rows, :, columns]
+            self.products.add(y.flatten(0, 1), x.flatten(0, 1), band[rows, columns], fresh=True)
+        return made.view(*source.shape[:4], part.target.width, self._outputs)
+
+    def _windows(self, part: _Part, source: Tensor, block: Block) -> Tensor:
+        """Convolve the window with zeros around it."""
+        count, residues, draws, alleles, width = source.shape[:5]
+        rows = count * residues * draws * alleles
+        x = F.pad(source.reshape(rows, width, self._inputs), (0, 0, *part.pads))
+        # (rows, channels, 1, window) in channels-last order is the order in memory.
+        y = F.conv2d(
+            x[:, None].permute(0, 3, 1, 2).to(self._kernel.dtype),
+            self._kernel,
+            stride=(1, self._window.stride),
+            dilation=(1, self._window.dilation),
+            groups=self._channel_groups,
+        )
+        y = y.permute(0, 2, 3, 1).to(source.dtype)
+        return y.reshape(*source.shape[:4], part.target.width, self._outputs)
+
+    def _rows(self, part: _Part, source: Tensor) -> tuple[Tensor, Tensor]:
+        """Return room for the result, and the source, as (m, rows, window · channels)."""
+        count, residues, draws, alleles, width = source.shape[:5]
+        rows = residues * draws * alleles
+        made = source.new_empty((count, rows, part.target.width * self._outputs))
+        return made, source.reshape(count, rows, width * self._inputs)
+
+    def _runs(self, part: _Part, block: Block) -> list[_Run]:
+        """Return runs of m whose windows lie alike in the layers, clipped at their ends."""
+        first, count = block.first(self.layout.stride), block.count(self.layout.stride)
+        begin = part.piece.start + part.piece.step * first
+        runs: list[_Run] = []
+        for m in range(count):
+            inputs = _clip(begin + part.piece.step * m, part.source.width, self._source.size)
+            outputs = _clip(part.target.start + first + m, part.target.width, self.layout.size)
+            if inputs.start >= inputs.stop or outputs.start >= outputs.stop:
+                continue
+            clipped = (inputs.stop - inputs.start, outputs.stop - outputs.start) != (
+                part.source.width,
+                part.target.width,
+            )
+            last = runs[-1] if runs else None
+            if last and (last.inputs, last.outputs, last.rows.stop) == (inputs, outputs, m):
+                runs[-1] = replace(last, rows=slice(last.rows.start, m + 1))
+                continue
+            runs.append(_Run(slice(m, m + 1), inputs, outputs, clipped))
+        return runs
+
+    def _part(self, piece: Piece) -> _Part:
+        source = self._source.groups[piece.source]
+        group = slide_groups(self._source, self._window)[piece.target]
+        seen = looks(self._window, piece, source.width, group)
+        places: dict[int, list[tuple[int, int]]] = {}
+        for look in seen:
+            outputs = range(look.outputs.start, look.outputs.stop)
+            inputs = range(look.inputs.start, look.inputs.stop, look.inputs.step or 1)
+            for output, place in zip(outputs, inputs, strict=False):
+                places.setdefault(place, []).append((output, look.element))
+        taps = []
+        for place, pairs in sorted(places.items()):
+            run: list[tuple[int, int]] = []
+            for pair in sorted(pairs):
+                if run and pair[0] != run[-1][0] + 1:
+                    taps.append((place, run[0][0], tuple(e for _, e in run)))
+                    run = []
+                run.append(pair)
+            taps.append((place, run[0][0], tuple(e for _, e in run)))
+        # The first output's first input, and the last output's last.
+        first = group.start * self._window.stride - self._window.padding
+        last = (group.stop - 1) * self._window.stride - self._window.padding
+        before = piece.start - first
+        after = last + self._window.reach - (piece.start + source.width - 1)
+        part = _Part(piece, source, group, "", tuple(taps), (before, after))
+        costs = self._costs(part)
+        return replace(part, method=min(costs, key=lambda method: costs[method][1]))
+
+    def _costs(self, part: _Part) -> dict[Method, tuple[float, float]]:
+        """Return operations and cost, in operations, of each method for a mutation and draw."""
+        cin, cout, kernel = self._inputs, self._outputs, self._window.kernel
+        width, made = part.source.width, part.target.width
+        one_tap = 2.0 * cin * cout
+        full = one_tap * made * kernel / self._channel_groups
+        costs = {"window": (full, _WINDOW * full + _MOVED * (cin * width + cout * made))}
+        if self._channel_groups == 1:
+            taps = one_tap * sum(len(elements) for _, _, elements in part.taps)
+            written = cout * sum(len(elements) for _, _, elements in part.taps)
+            costs["taps"] = (taps, taps * _thin(cin) + _MOVED * (2 * written + cout * made))
+            band = one_tap * width * made
+            if width * made * cin * cout <= _LARGEST_BAND:
+                costs["band"] = (band, band * _thin(cin * width) + _MOVED * cout * made)
+        return costs
+
+    def _band_key(self, part: _Part) -> tuple[Any, ...]:
+        return ("band", part.taps, part.source.width, part.target.width)
+
+    def _band(self, part: _Part) -> Tensor:
+        band = self._weight.new_zeros(
+            (part.source.width, self._inputs, part.target.width, self._outputs)
+        )
+        for place, first, elements in part.taps:
+            for offset, element in enumerate(elements):
+                band[place, :, first + offset] = self._weight[:, :, element].T
+        return band.reshape(part.source.width * self._inputs, -1)
+
+
+_MOVED = 8.0
+"""Operations in the time that moving a number of a result takes."""
+
+_WINDOW = 1.3
+"""What an operation costs in the library's convolution of short windows, a large product's = 1."""
+
+_LARGEST_BAND = 2**24
+"""Numbers of a banded matrix."""
+
+
+def _thin(depth: int) -> float:
+    """Return what an operation costs in a product over so many terms; 1 if they are many."""
+    return 1 + 24 / depth
+
+
+def slide_groups(layout: Layout, window: Sliding) -> tuple[Group, ...]:
+    """Return the groups after a sliding operation."""
+    return slide(layout, window)[1]
+
+
+def convolution(node: Node, given: Given) -> Rule:
+    """Build the rule of a convolution of one or, with a height of 1, of two dimensions."""
+    a = given.arguments(node)
+    only_constants(a, "input")
+    layout, weight = given.layout(a["input"]), a["weight"]
+    if not layout.local:
+        raise NotLocalError("its input changes everywhere")
+    if layout.axis() != len(layout.dims) - 1 or any(len(dim) > 1 for dim in layout.dims):
+        raise NotLocalError("positions are not the last axis")
+    if a.get("transposed"):
+        raise NotLocalError("it is transposed")
+    if weight.ndim == 4:
+        if weight.shape[2] != 1 or layout.dims[1] != ():
+            raise NotLocalError("it has a height")
+        weight = weight[:, :, 0]
+    if weight.ndim != 3 or node.shape is None:
+        raise NotLocalError("it is not along the positions")
+    dilation, reach = one(a["dilation"]), one(a["dilation"]) * (weight.shape[2] - 1)
+    padding = a["padding"]
+    if isinstance(padding, str):
+        # As torch: of an odd number of zeros the larger half stands behind.
+        before = reach // 2 if padding == "same" else 0
+    else:
+        before = one(padding)
+        if len(padding) == 2 and padding[0] != 0:
+            raise NotLocalError("it has a height")
+    window = Sliding(weight.shape[2], one(a["stride"]), before, dilation)
+    channels, size = node.shape[0], node.shape[-1]
+    if size == 1:
+        raise NotLocalError("one position is left")
+    height = [()] * (len(node.shape) - 2)
+    result = replace(layout, atoms=(channels, size), dims=((0,), *height, (1,)), position=1)
+    return Convolution(node, a["input"].name, layout, window, weight, a["groups"], result)
+
+
+CONVOLUTION: dict[str, Callable[[Node, Given], Rule]] = {
+    "conv1d": convolution,
+    "conv2d": convolution,
+    "convolution": convolution,
+}
+"""Operations by name."""

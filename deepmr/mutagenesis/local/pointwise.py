@@ -1,0 +1,494 @@
+"""Operations that act on each position by itself: activations, scales, dropout, norms, sums."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from deepmr.mutagenesis.capture import Node
+from deepmr.mutagenesis.local.geometry import Block, Layout, NotLocalError, Share, common
+from deepmr.mutagenesis.local.products import Products
+from deepmr.mutagenesis.local.rules import Given, Reference, Rule, only_constants
+from deepmr.mutagenesis.local.windows import Delta, Windowed, clear_beyond
+
+aten = torch.ops.aten
+
+
+class Same(Rule):
+    """The delta does not change: adding a constant."""
+
+    def apply(self, prepared: Any, deltas: Sequence[Delta], block: Block, free: bool) -> Delta:
+        """Return the delta of the input."""
+        return deltas[0]
+
+
+class Scale(Rule):
+    """The delta is multiplied by a constant.
+
+    Parameters
+    ----------
+    factor : tensor, shape (1, *shape), axes may be 1
+        The constant.
+    """
+
+    def __init__(self, node: Node, name: str, layout: Layout, factor: Tensor) -> None:
+        super().__init__(node, [name], layout)
+        self._factor = factor
+
+    def bind(self, span: int, products: Products) -> None:
+        """Lay the factor out in windows."""
+        self._windows = Windowed(self._factor, self.layout, span)
+
+    def apply(self, prepared: Any, deltas: Sequence[Delta], block: Block, free: bool) -> Delta:
+        """Multiply."""
+        return _multiply(deltas[0], self.layout, self._windows, block, free)
+
+
+class Dropout(Rule):
+    """The delta is multiplied by the factors of a dropout site."""
+
+    def __init__(self, node: Node, name: str, layout: Layout, site: int) -> None:
+        super().__init__(node, [name], replace(layout, drawn=True))
+        self._site = site
+
+    def prepare(self, reference: Reference) -> Windowed | None:
+        """Lay the factors out in windows; None if there is no dropout."""
+        if not reference.factors:
+            return None
+        return Windowed(reference.factors[self._site], self.layout, self.span)
+
+    def apply(
+        self, prepared: Windowed | None, deltas: Sequence[Delta], block: Block, free: bool
+    ) -> Delta:
+        """Multiply."""
+        if prepared is None:
+            return deltas[0]
+        return _multiply(deltas[0], self.layout, prepared, block, free)
+
+
+def _multiply(delta: Delta, layout: Layout, factor: Windowed, block: Block, free: bool) -> Delta:
+    result = []
+    for group, tensor in zip(layout.groups, delta, strict=True):
+        window = factor(group, block)
+        if free and window.shape[2] in (1, tensor.shape[2]):
+            result.append(tensor.mul_(window))
+        else:
+            result.append(tensor * window)
+    return result
+
+
+class Rectifier(Rule):
+    """ReLU without cancellation.
+
+    relu(r + d) - relu(r) = max(d + min(r, 0), -max(r, 0)), which subtracts nothing of the size of
+    r from anything of the size of r where the unit is on before and after.
+    """
+
+    def __init__(self, node: Node, name: str, layout: Layout) -> None:
+        super().__init__(node, [name], layout)
+        self.needs = (name,)
+
+    def prepare(self, reference: Reference) -> tuple[Windowed, Windowed]:
+        """Return the windows of min(r, 0) and of -max(r, 0)."""
+        value = reference.values[self.inputs[0]]
+        return (
+            Windowed(value.clamp(max=0), self.layout, self.span),
+            Windowed(-value.clamp(min=0), self.layout, self.span),
+        )
+
+    def apply(
+        self,
+        prepared: tuple[Windowed, Windowed],
+        deltas: Sequence[Delta],
+        block: Block,
+        free: bool,
+    ) -> Delta:
+        """Rectify."""
+        below, above = prepared
+        result = []
+        for group, delta in zip(self.layout.groups, deltas[0], strict=True):
+            least, shift = above(group, block), below(group, block)
+            shifted = (
+                delta.add_(shift) if free and delta.shape[2] >= shift.shape[2] else delta + shift
+            )
+            result.append(torch.maximum(shifted, least, out=shifted))
+        return result
+
+
+class PositionWise(Rule):
+    """A function f that acts on each position by itself: f(r + d) - f(r).
+
+    Parameters
+    ----------
+    function : callable
+        Acts on (…, *rest), the axes of one position.
+    """
+
+    def __init__(
+        self, node: Node, name: str, layout: Layout, function: Callable[[Tensor], Tensor]
+    ) -> None:
+        super().__init__(node, [name], layout)
+        self._function = function
+        self.needs = (name,)
+        self.scratch = layout.numbers
+
+    def prepare(self, reference: Reference) -> tuple[Windowed, Windowed]:
+        """Return the windows of r and f(r)."""
+        value = Windowed(reference.values[self.inputs[0]], self.layout, self.span)
+        return value, value.map(self._function)
+
+    def apply(
+        self,
+        prepared: tuple[Windowed, Windowed],
+        deltas: Sequence[Delta],
+        block: Block,
+        free: bool,
+    ) -> Delta:
+        """Evaluate and subtract."""
+        before, after = prepared
+        result = []
+        for group, delta in zip(self.layout.groups, deltas[0], strict=True):
+            mutated = self._function(delta + before(group, block))
+            result.append(mutated.sub_(after(group, block)))
+        if self.layout.local:
+            # What has no logarithm or no inverse may stand there.
+            clear_beyond(result, self.layout, block)
+        return result
+
+
+class Combination(Rule):
+    """Two values that depend on the sequence, added, subtracted, multiplied or divided.
+
+    Parameters
+    ----------
+    kind : str
+        ``add``, ``mul`` or ``div``.
+    names : pair of str
+        The operands.
+    layouts : pair of Layout
+        Theirs.
+    weights : pair of float
+        What they are multiplied with before they are added.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        kind: str,
+        names: Sequence[str],
+        layouts: Sequence[Layout],
+        weights: Sequence[float] = (1.0, 1.0),
+    ) -> None:
+        first, second = layouts
+        if (first.position, first.atoms, first.dims) != (
+            second.position,
+            second.atoms,
+            second.dims,
+        ):
+            raise NotLocalError(f"operands of shapes {first.shape} and {second.shape}")
+        drawn = first.drawn or second.drawn
+        groups, self._shares = (
+            common(layouts) if first.local else (first.groups, [[Share(0, (0,), 0)]] * 2)
+        )
+        super().__init__(node, names, replace(first, groups=groups, drawn=drawn))
+        self._kind, self._weights = kind, weights
+        self.needs = () if kind == "add" else tuple(names)
+        self.scratch = self.layout.numbers
+
+    def prepare(self, reference: Reference) -> tuple[Windowed, Windowed] | None:
+        """Return the windows of what the two deltas are multiplied with."""
+        if self._kind == "add":
+            return None
+        x, y = (reference.values[name] for name in self.inputs)
+        if self._kind == "mul":
+            return Windowed(x, self.layout, self.span), Windowed(y, self.layout, self.span)
+        # Beyond the ends 1, so that nothing is divided by 0 there.
+        return (
+            Windowed(x / y, self.layout, self.span),
+            Windowed(y, self.layout, self.span, beyond=1.0),
+        )
+
+    def apply(
+        self,
+        prepared: tuple[Windowed, Windowed] | None,
+        deltas: Sequence[Delta],
+        block: Block,
+        free: bool,
+    ) -> Delta:
+        """Combine."""
+        result = []
+        for index, group in enumerate(self.layout.groups):
+            first, second = (
+                at_hull(delta, shares[index], group.width, self.layout.local)
+                for delta, shares in zip(deltas, self._shares, strict=True)
+            )
+            if prepared is None:
+                one, other = self._weights
+                first = first if one == 1 else first * one
+                result.append(torch.add(first, second, alpha=other))
+                continue
+            x, y = (windows(group, block) for windows in prepared)
+            if self._kind == "mul":
+                result.append(x * second + first * (y + second))
+            else:
+                result.append((first - x * second) / (y + second))
+        return result
+
+
+def at_hull(delta: Delta, share: Share, width: int, local: bool) -> Tensor:
+    """Return the part of a delta that belongs to a common group, zeros around its window."""
+    tensor = delta[share.source]
+    if not local:
+        return tensor
+    if share.residues != tuple(range(tensor.shape[1])):
+        tensor = tensor[:, list(share.residues)]
+    after = width - share.offset - tensor.shape[4]
+    if share.offset or after:
+        tensor = F.pad(tensor, [0, 0] * (tensor.ndim - 5) + [share.offset, after])
+    return tensor
+
+
+class Concatenation(Rule):
+    """Values side by side along an axis that is not the position.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The values.
+    layouts : sequence of Layout
+        Theirs.
+    axis : int
+        Of the value, batch not counted.
+    """
+
+    def __init__(
+        self, node: Node, names: Sequence[str], layouts: Sequence[Layout], axis: int
+    ) -> None:
+        first = layouts[0]
+        if len({(layout.local, layout.dims, layout.position) for layout in layouts}) > 1:
+            raise NotLocalError("values of different forms side by side")
+        axis %= len(first.dims)
+        if first.local:
+            if len(first.dims[axis]) != 1 or first.dims[axis][0] == first.position:
+                raise NotLocalError("values side by side along their positions")
+            groups, self._shares = common(layouts)
+            (atom,) = first.dims[axis]
+        else:
+            groups, self._shares = first.groups, [[Share(0, (0,), 0)] for _ in layouts]
+            atom = axis
+        atoms = list(first.atoms)
+        atoms[atom] = sum(layout.atoms[atom] for layout in layouts)
+        drawn = any(layout.drawn for layout in layouts)
+        super().__init__(
+            node, names, replace(first, atoms=tuple(atoms), groups=groups, drawn=drawn)
+        )
+        # Axes (m, residue, draw, allele), the window, and the atoms before it.
+        self._axis = (
+            5 + atom - (first.position is not None and atom > first.position)
+            if first.local
+            else 4 + axis
+        )
+        self.scratch = self.layout.numbers
+
+    def apply(self, prepared: Any, deltas: Sequence[Delta], block: Block, free: bool) -> Delta:
+        """Put side by side."""
+        result = []
+        for index, group in enumerate(self.layout.groups):
+            parts = [
+                at_hull(delta, shares[index], group.width, self.layout.local)
+                for delta, shares in zip(deltas, self._shares, strict=True)
+            ]
+            draws = max(part.shape[2] for part in parts)
+            parts = [part.expand(-1, -1, draws, *(-1 for _ in part.shape[3:])) for part in parts]
+            result.append(torch.cat(parts, self._axis))
+        return result
+
+
+ACTIVATIONS = (
+    "gelu",
+    "sigmoid",
+    "tanh",
+    "silu",
+    "elu",
+    "leaky_relu",
+    "softplus",
+    "exp",
+    "log",
+    "log1p",
+    "expm1",
+    "hardtanh",
+    "hardsigmoid",
+    "hardswish",
+    "mish",
+    "selu",
+    "celu",
+    "abs",
+    "sqrt",
+    "rsqrt",
+    "square",
+    "reciprocal",
+    "clamp",
+    "clamp_min",
+    "clamp_max",
+    "pow",
+    "sin",
+    "cos",
+    "erf",
+    "softsign",
+    "threshold",
+    "logsigmoid",
+    "log_sigmoid",
+    "relu6",
+    "sign",
+)
+
+
+def activation(node: Node, given: Given) -> Rule:
+    """Build the rule of an elementwise function of one value."""
+    arguments = given.arguments(node)
+    varying = [name for name, value in arguments.items() if given.varies(value)]
+    if len(varying) != 1:
+        raise NotLocalError("more than one argument depends on the sequence")
+    (key,) = varying
+    layout = given.layout(arguments[key])
+    if node.shape != layout.shape or any(
+        isinstance(value, Tensor) and value.numel() > 1 for value in arguments.values()
+    ):
+        raise NotLocalError("a constant argument differs between positions")
+    name = arguments[key].name
+    if node.operation == "relu":
+        return Rectifier(node, name, layout)
+    return PositionWise(node, name, layout, lambda x: node.target(**{**arguments, key: x}))
+
+
+def dropout(node: Node, given: Given) -> Rule:
+    """Build the rule of a dropout site."""
+    x, site = node.args
+    return Dropout(node, x.name, given.layout(x), site)
+
+
+def batch_norm(node: Node, given: Given) -> Rule:
+    """Build the rule of batch normalisation in eval mode: a scale for each channel."""
+    a = given.arguments(node)
+    only_constants(a, "input")
+    layout = given.layout(a["input"])
+    mean, variance = a["running_mean"], a["running_var"]
+    if mean is None or variance is None:
+        raise NotLocalError("it normalises over the batch")
+    scale = torch.rsqrt(variance + a["eps"])
+    if a["weight"] is not None:
+        scale = scale * a["weight"]
+    return Scale(
+        node, a["input"].name, layout, scale.reshape(1, -1, *(1 for _ in layout.shape[1:]))
+    )
+
+
+def arithmetic(node: Node, given: Given) -> Rule:
+    """Build the rule of a sum, difference, product or quotient."""
+    a = given.arguments(node)
+    x, y = a["self"], a["other"]
+    if node.operation in ("add", "sub", "rsub"):
+        alpha = float(a["alpha"])
+        weights = {"add": (1.0, alpha), "sub": (1.0, -alpha), "rsub": (-alpha, 1.0)}
+        return _sum(node, given, (x, y), weights[node.operation])
+    if node.operation == "div" and a.get("rounding_mode") is not None:
+        raise NotLocalError("it rounds")
+    if given.varies(x) and given.varies(y):
+        layouts = [given.layout(x), given.layout(y)]
+        return Combination(node, node.operation, [x.name, y.name], layouts)
+    if node.operation == "mul":
+        varying, constant = (x, y) if given.varies(x) else (y, x)
+        return _scale(node, given, varying, constant)
+    if given.varies(y):
+        raise NotLocalError("a constant divided by activations")
+    return _scale(node, given, x, 1 / torch.as_tensor(y, dtype=given.dtype))
+
+
+def negation(node: Node, given: Given) -> Rule:
+    """Build the rule of a change of sign."""
+    return _scale(node, given, node.args[0], -1.0)
+
+
+def _sum(node: Node, given: Given, terms: Sequence[Any], weights: Sequence[float]) -> Rule:
+    varying = [(term, w) for term, w in zip(terms, weights, strict=True) if given.varies(term)]
+    layouts = [given.layout(term) for term, _ in varying]
+    names = [term.name for term, _ in varying]
+    if len(varying) == 2:
+        return Combination(node, "add", names, layouts, weights)
+    if varying[0][1] != 1:
+        return _scale(node, given, varying[0][0], varying[0][1])
+    if node.shape != layouts[0].shape:
+        raise NotLocalError("a constant of more axes")
+    return Same(node, names, layouts[0])
+
+
+def _scale(node: Node, given: Given, varying: Any, constant: Any) -> Rule:
+    layout = given.layout(varying)
+    if node.shape != layout.shape:
+        raise NotLocalError("a constant of more axes")
+    factor = torch.as_tensor(constant, dtype=given.dtype)
+    missing = len(layout.shape) + 1 - factor.ndim
+    return Scale(node, varying.name, layout, factor.reshape([1] * missing + list(factor.shape)))
+
+
+def concatenation(node: Node, given: Given) -> Rule:
+    """Build the rule of ``cat``."""
+    a = given.arguments(node)
+    if a["dim"] == 0:
+        raise NotLocalError("sequences side by side")
+    layouts = [given.layout(value) for value in a["tensors"]]
+    axis = a["dim"] - 1 if a["dim"] > 0 else a["dim"]
+    return Concatenation(node, [value.name for value in a["tensors"]], layouts, axis)
+
+
+def norm_of_channels(node: Node, given: Given) -> Rule:
+    """Build the rule of layer normalisation over axes other than the position."""
+    a = given.arguments(node)
+    only_constants(a, "input")
+    layout = given.layout(a["input"])
+    normalised = list(a["normalized_shape"])
+    if layout.local and layout.axis() >= len(layout.dims) - len(normalised):
+        raise NotLocalError("it normalises over positions")
+    if layout.local and list(layout.rest[len(layout.rest) - len(normalised) :]) != normalised:
+        raise NotLocalError("it normalises over merged axes")
+    name = a["input"].name
+    return PositionWise(node, name, layout, lambda x: node.target(**{**a, "input": x}))
+
+
+def softmax(node: Node, given: Given) -> Rule:
+    """Build the rule of softmax over an axis other than the position."""
+    a = given.arguments(node)
+    layout = given.layout(a["self"])
+    axis = (a["dim"] if a["dim"] < 0 else a["dim"] - 1) % len(layout.dims)
+    name = a["self"].name
+    if not layout.local:
+        from_end = axis - len(layout.dims)
+        return PositionWise(node, name, layout, lambda x: x.softmax(from_end))
+    if len(layout.dims[axis]) != 1 or layout.dims[axis][0] == layout.position:
+        raise NotLocalError("it compares positions")
+    (atom,) = layout.dims[axis]
+    rest = [other for other in range(len(layout.atoms)) if other != layout.position]
+    from_end = rest.index(atom) - len(rest)
+    return PositionWise(node, name, layout, lambda x: x.softmax(from_end))
+
+
+POINTWISE: dict[str, Callable[[Node, Given], Rule]] = {
+    "relu": activation,
+    **dict.fromkeys(ACTIVATIONS, activation),
+    "site": dropout,
+    "batch_norm": batch_norm,
+    "_native_batch_norm_legit_no_training": batch_norm,
+    **dict.fromkeys(("add", "sub", "rsub", "mul", "div"), arithmetic),
+    "neg": negation,
+    "cat": concatenation,
+    "layer_norm": norm_of_channels,
+    "rms_norm": norm_of_channels,
+    "softmax": softmax,
+    "_softmax": softmax,
+}
+"""Operations by name."""
