@@ -206,7 +206,7 @@ class Ours:
 
     def _planned(self, columns: list[int]) -> tuple[Plan, list[int]]:
         graph, left = keep_columns(capture(self._masked.network, self._length), columns)
-        return make_plan(graph, self._length, self._masked.dtype), left
+        return make_plan(graph, self._length), left
 
     def choose_draws(self, draws: int) -> None:
         """Cut the work for another number of draws."""

@@ -1,9 +1,11 @@
-"""Convolution along the positions, by the cheapest of three products.
+"""Convolution along the positions, by the cheapest of four products.
 
 ``taps``: for each position of the window, one product with all elements of the kernel, added to the
-outputs that it reaches; nothing is multiplied with a zero. ``band``: one product of the whole
-window with a banded matrix, zeros included. ``window``: the convolution of the library, on the
-window with zeros around it. Many channels want taps, few a band, wide windows the last.
+outputs that it reaches. ``shifts``: one product of all positions with all elements, whose results
+are added up shifted. Neither multiplies with zeros. ``band``: one product of the whole window with
+a banded matrix, zeros included. ``window``: the convolution of the library, on the window with
+zeros around it. Many channels want taps, wide windows shifts, few channels a band, and channels in
+groups or strides the last.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from deepmr.mutagenesis.local.geometry import (
     Block,
     Group,
     Layout,
+    Look,
     NotLocalError,
     Piece,
     Sliding,
@@ -43,6 +46,7 @@ class _Part:
     target: Group
     method: Method
     taps: tuple[tuple[int, int, tuple[int, ...]], ...]
+    looks: tuple[Look, ...]
     pads: tuple[int, int]
 
 
@@ -53,16 +57,42 @@ class _Run:
     rows: slice
     inputs: slice
     outputs: slice
-    clipped: bool
-
-    @property
-    def count(self) -> int:
-        return int(self.rows.stop - self.rows.start)
 
 
 def _clip(begin: int, width: int, size: int) -> slice:
     """Return the part of a window that lies within [0, size)."""
     return slice(min(width, max(0, -begin)), max(0, min(width, size - begin)))
+
+
+def _clear_others(made: Tensor, runs: Sequence[_Run]) -> None:
+    """Set to zero the m that belong to no run."""
+    begin = 0
+    for run in runs:
+        made[begin : run.rows.start].zero_()
+        begin = run.rows.stop
+    made[begin:].zero_()
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A tap within a run: elements from output `first` on, of which [low, high) are inside."""
+
+    place: int
+    first: int
+    elements: tuple[int, ...]
+    low: int
+    high: int
+
+
+def _clipped(taps: Sequence[tuple[int, int, tuple[int, ...]]], run: _Run) -> list[_Step]:
+    """Return the taps of a run, without what lies beyond the layers' ends."""
+    steps = []
+    for place, first, elements in taps:
+        low = max(first, run.outputs.start)
+        high = min(first + len(elements), run.outputs.stop)
+        if run.inputs.start <= place < run.inputs.stop and low < high:
+            steps.append(_Step(place, first, elements, low, high))
+    return steps
 
 
 class Convolution(Rule):
@@ -97,7 +127,12 @@ class Convolution(Rule):
             share = len(part.source.residues) / stride
             self.flops += share * self._costs(part)[part.method][0]
         self.scratch = self.layout.numbers
-        self._methods = {"taps": self._taps, "band": self._banded, "window": self._windows}
+        self._methods = {
+            "taps": self._taps,
+            "shifts": self._shifts,
+            "band": self._banded,
+            "window": self._windows,
+        }
 
     def bind(self, span: int, products: Products) -> None:
         """Lay the weights out for each part."""
@@ -112,6 +147,9 @@ class Convolution(Rule):
                         self._laid_out[elements] = products.weight(kernel)
             elif part.method == "band":
                 self._laid_out[self._band_key(part)] = products.weight(self._band(part))
+        if "shifts" in self.methods:
+            kernel = self._weight.permute(1, 2, 0).flatten(1).contiguous()
+            self._elements = products.weight(kernel)
         if "window" in self.methods:
             kernel = self._weight[:, :, None]
             self._kernel = products.weight(kernel).contiguous(memory_format=torch.channels_last)
@@ -143,58 +181,83 @@ class Convolution(Rule):
             for tensor in result
             if tensor is not None
         ]
-        if "window" in self.methods:
+        if {"window", "shifts"} & set(self.methods):
             clear_beyond(found, self.layout, block)
         return found
 
     def _taps(self, part: _Part, source: Tensor, block: Block) -> Tensor:
         """Multiply each position of the window with all elements that see it."""
         made, given = self._rows(part, source)
+        runs = self._runs(part, block)
+        _clear_others(made, runs)
+        for run in runs:
+            steps = _clipped(part.taps, run)
+            if steps:
+                self._tap_run(steps, made[run.rows], given[run.rows])
+            else:
+                made[run.rows].zero_()
+        return made.view(*source.shape[:4], part.target.width, self._outputs)
+
+    def _tap_run(self, steps: Sequence[_Step], made: Tensor, given: Tensor) -> None:
+        """Add up the products of a run; what a product is the first to reach, it overwrites."""
         depth, channels = self._inputs, self._outputs
-        inner = [run for run in self._runs(part, block) if not run.clipped]
-        if inner and inner[0].count == made.shape[0]:
-            # Nothing is clipped: the first product writes, the others add.
-            _, first, elements = part.taps[0]
-            columns = slice(first * channels, (first + len(elements)) * channels)
-            made[:, :, : columns.start].zero_()
-            made[:, :, columns.stop :].zero_()
-            fresh = True
-        else:
-            made.zero_()
-            fresh = False
-        for place, first, elements in part.taps:
-            weight = self._laid_out[elements]
-            for run in self._runs(part, block):
-                if not run.inputs.start <= place < run.inputs.stop:
-                    continue
-                low = max(first, run.outputs.start)
-                high = min(first + len(elements), run.outputs.stop)
-                if low >= high:
-                    continue
-                x = given[run.rows, :, place * depth : (place + 1) * depth]
-                y = made[run.rows, :, low * channels : high * channels]
+        given, flat = given.flatten(0, 1), made.flatten(0, 1)
+
+        def add(step: _Step, low: int, high: int, fresh: bool) -> None:
+            if low < high:
+                weight = self._laid_out[step.elements]
                 self.products.add(
-                    y.flatten(0, 1),
-                    x.flatten(0, 1),
-                    weight[:, (low - first) * channels : (high - first) * channels],
+                    flat[:, low * channels : high * channels],
+                    given[:, step.place * depth : (step.place + 1) * depth],
+                    weight[:, (low - step.first) * channels : (high - step.first) * channels],
                     fresh=fresh,
                 )
-            fresh = False
-        return made.view(*source.shape[:4], part.target.width, channels)
+
+        # Outputs rise with the place: the first and the last step reach both ends.
+        first, last = steps[0], steps[-1]
+        meeting = max(first.high, last.low)
+        for begin, end in ((0, first.low), (first.high, meeting), (last.high, None)):
+            flat[:, begin * channels : None if end is None else end * channels].zero_()
+        add(first, first.low, first.high, True)
+        if len(steps) > 1:
+            add(last, meeting, last.high, True)
+            add(last, last.low, min(meeting, last.high), False)
+        for step in steps[1:-1]:
+            add(step, step.low, step.high, False)
 
     def _banded(self, part: _Part, source: Tensor, block: Block) -> Tensor:
         """Multiply the window with a banded matrix."""
         made, given = self._rows(part, source)
         band = self._laid_out[self._band_key(part)]
         runs = self._runs(part, block)
-        if any(run.clipped for run in runs):
-            made.zero_()
+        _clear_others(made, runs)
         for run in runs:
             rows = slice(run.inputs.start * self._inputs, run.inputs.stop * self._inputs)
             columns = slice(run.outputs.start * self._outputs, run.outputs.stop * self._outputs)
-            x, y = given[run.rows, :, rows], made[run.rows, :, columns]
-            self.products.add(y.flatten(0, 1), x.flatten(0, 1), band[rows, columns], fresh=True)
+            whole = made[run.rows]
+            whole[:, :, : columns.start].zero_()
+            whole[:, :, columns.stop :].zero_()
+            self.products.add(
+                whole[:, :, columns].flatten(0, 1),
+                given[run.rows, :, rows].flatten(0, 1),
+                band[rows, columns],
+                fresh=True,
+            )
         return made.view(*source.shape[:4], part.target.width, self._outputs)
+
+    def _shifts(self, part: _Part, source: Tensor, block: Block) -> Tensor:
+        """Multiply all positions with all elements, and add up the results shifted."""
+        width, channels, elements = part.source.width, self._outputs, self._window.kernel
+        given = source.reshape(-1, width, self._inputs)
+        made = source.new_zeros((len(given), part.target.width, channels))
+        # As many rows at a time as stay in the caches of a CPU.
+        step = _SHIFTED[source.device.type] // (width * elements * channels) or 1
+        for x, y in zip(given.split(step), made.split(step), strict=True):
+            products = self.products.product(x.reshape(-1, self._inputs), self._elements)
+            products = products.view(-1, width, elements, channels)
+            for look in part.looks:
+                y[:, look.outputs] += products[:, look.inputs, look.element]
+        return made.view(*source.shape[:4], part.target.width, channels)
 
     def _windows(self, part: _Part, source: Tensor, block: Block) -> Tensor:
         """Convolve the window with zeros around it."""
@@ -229,15 +292,11 @@ class Convolution(Rule):
             outputs = _clip(part.target.start + first + m, part.target.width, self.layout.size)
             if inputs.start >= inputs.stop or outputs.start >= outputs.stop:
                 continue
-            clipped = (inputs.stop - inputs.start, outputs.stop - outputs.start) != (
-                part.source.width,
-                part.target.width,
-            )
             last = runs[-1] if runs else None
             if last and (last.inputs, last.outputs, last.rows.stop) == (inputs, outputs, m):
                 runs[-1] = replace(last, rows=slice(last.rows.start, m + 1))
                 continue
-            runs.append(_Run(slice(m, m + 1), inputs, outputs, clipped))
+            runs.append(_Run(slice(m, m + 1), inputs, outputs))
         return runs
 
     def _part(self, piece: Piece) -> _Part:
@@ -264,21 +323,29 @@ class Convolution(Rule):
         last = (group.stop - 1) * self._window.stride - self._window.padding
         before = piece.start - first
         after = last + self._window.reach - (piece.start + source.width - 1)
-        part = _Part(piece, source, group, "", tuple(taps), (before, after))
+        part = _Part(piece, source, group, "", tuple(taps), tuple(seen), (before, after))
         costs = self._costs(part)
         return replace(part, method=min(costs, key=lambda method: costs[method][1]))
 
     def _costs(self, part: _Part) -> dict[Method, tuple[float, float]]:
         """Return operations and cost, in operations, of each method for a mutation and draw."""
         cin, cout, kernel = self._inputs, self._outputs, self._window.kernel
+        if not part.taps:
+            # A stride longer than the kernel leaves some positions unseen.
+            return {"taps": (0.0, 0.0)}
         width, made = part.source.width, part.target.width
         one_tap = 2.0 * cin * cout
         full = one_tap * made * kernel / self._channel_groups
         costs = {"window": (full, _WINDOW * full + _MOVED * (cin * width + cout * made))}
         if self._channel_groups == 1:
-            taps = one_tap * sum(len(elements) for _, _, elements in part.taps)
-            written = cout * sum(len(elements) for _, _, elements in part.taps)
-            costs["taps"] = (taps, taps * _thin(cin) + _MOVED * (2 * written + cout * made))
+            number = sum(len(elements) for _, _, elements in part.taps)
+            taps = one_tap * number
+            breadth = cout * number / len(part.taps)
+            moved = cout * (2 * number + made)
+            costs["taps"] = (taps, taps * _thin(cin) * _thin(breadth) + _MOVED * moved)
+            if self._window.stride == 1:
+                moved = cout * (5 * width * kernel + made)
+                costs["shifts"] = (taps, taps * _thin(cin) + _MOVED * moved)
             band = one_tap * width * made
             if width * made * cin * cout <= _LARGEST_BAND:
                 costs["band"] = (band, band * _thin(cin * width) + _MOVED * cout * made)
@@ -300,15 +367,18 @@ class Convolution(Rule):
 _MOVED = 8.0
 """Operations in the time that moving a number of a result takes."""
 
-_WINDOW = 1.3
+_WINDOW = 1.5
 """What an operation costs in the library's convolution of short windows, a large product's = 1."""
+
+_SHIFTED = {"cpu": 2**18, "cuda": 2**28}
+"""Numbers of the products that are shifted at a time."""
 
 _LARGEST_BAND = 2**24
 """Numbers of a banded matrix."""
 
 
-def _thin(depth: int) -> float:
-    """Return what an operation costs in a product over so many terms; 1 if they are many."""
+def _thin(depth: float) -> float:
+    """Return what an operation costs in a product so many numbers wide or deep; 1 if many."""
     return 1 + 24 / depth
 
 

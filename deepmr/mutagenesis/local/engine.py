@@ -130,7 +130,7 @@ class LocalEngine:
         network = member.network
         columns = model.heads.tolist()
         graph, left = keep_columns(capture(network.network, model.length), columns)
-        plan = make_plan(graph, model.length, network.dtype)
+        plan = make_plan(graph, model.length)
         itemsize = torch.finfo(network.dtype).bits // 8
         functions = sum(masks.number for masks in member.chunks)
         sizes = choose_sizes(plan, model.length, functions, itemsize, model.device.type, memory)

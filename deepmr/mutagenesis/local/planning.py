@@ -168,7 +168,7 @@ class Plan:
         return lines
 
 
-def make_plan(graph: Graph, length: int, dtype: torch.dtype) -> Plan:
+def make_plan(graph: Graph, length: int) -> Plan:
     """Choose a rule for each operation.
 
     Parameters
@@ -177,8 +177,6 @@ def make_plan(graph: Graph, length: int, dtype: torch.dtype) -> Plan:
         A captured network.
     length : int
         Length of its input.
-    dtype : torch.dtype
-        Of its weights.
 
     Returns
     -------
@@ -186,9 +184,9 @@ def make_plan(graph: Graph, length: int, dtype: torch.dtype) -> Plan:
         The rules.
     """
     try:
-        return _Planner(graph, length, dtype, False).plan
+        return _Planner(graph, length, False).plan
     except _MixedError:
-        return _Planner(graph, length, dtype, True).plan
+        return _Planner(graph, length, True).plan
 
 
 class _MixedError(Exception):
@@ -196,12 +194,12 @@ class _MixedError(Exception):
 
 
 class _Planner:
-    def __init__(self, graph: Graph, length: int, dtype: torch.dtype, all_drawn: bool) -> None:
+    def __init__(self, graph: Graph, length: int, all_drawn: bool) -> None:
         self.plan = Plan(graph, graph.output)
         first = replace(input_layout(length), drawn=all_drawn)
         self._layouts: dict[str, Layout] = {graph.input: first}
         zeros = {node.name for node in graph.nodes if node.target is torch.ops.aten.zeros.default}
-        self._given = Given(self._layouts, graph.constants, zeros, dtype)
+        self._given = Given(self._layouts, graph.constants, zeros, graph.like)
         self.plan.drawn[graph.input] = all_drawn
         for node in graph.nodes:
             if self._only_counts(node):

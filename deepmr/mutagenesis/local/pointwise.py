@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deepmr.mutagenesis.capture import Node
+from deepmr.mutagenesis.local.fused import compiled, rectify
 from deepmr.mutagenesis.local.geometry import Block, Layout, NotLocalError, Share, common
 from deepmr.mutagenesis.local.products import Products
 from deepmr.mutagenesis.local.rules import Given, Reference, Rule, only_constants
@@ -113,9 +114,11 @@ class Rectifier(Rule):
         result = []
         for group, delta in zip(self.layout.groups, deltas[0], strict=True):
             least, shift = above(group, block), below(group, block)
-            shifted = (
-                delta.add_(shift) if free and delta.shape[2] >= shift.shape[2] else delta + shift
-            )
+            if delta.is_cuda:
+                result.append(compiled(rectify)(delta, shift, least))
+                continue
+            overwrite = free and delta.shape[2] >= shift.shape[2]
+            shifted = delta.add_(shift) if overwrite else delta + shift
             result.append(torch.maximum(shifted, least, out=shifted))
         return result
 
@@ -406,7 +409,7 @@ def arithmetic(node: Node, given: Given) -> Rule:
         return _scale(node, given, varying, constant)
     if given.varies(y):
         raise NotLocalError("a constant divided by activations")
-    return _scale(node, given, x, 1 / torch.as_tensor(y, dtype=given.dtype))
+    return _scale(node, given, x, 1 / _tensor(y, given))
 
 
 def negation(node: Node, given: Given) -> Rule:
@@ -431,9 +434,15 @@ def _scale(node: Node, given: Given, varying: Any, constant: Any) -> Rule:
     layout = given.layout(varying)
     if node.shape != layout.shape:
         raise NotLocalError("a constant of more axes")
-    factor = torch.as_tensor(constant, dtype=given.dtype)
+    factor = _tensor(constant, given)
     missing = len(layout.shape) + 1 - factor.ndim
     return Scale(node, varying.name, layout, factor.reshape([1] * missing + list(factor.shape)))
+
+
+def _tensor(constant: Any, given: Given) -> Tensor:
+    if isinstance(constant, Tensor):
+        return constant.to(given.like)
+    return given.like.new_tensor(constant)
 
 
 def concatenation(node: Node, given: Given) -> Rule:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from deepmr.mutagenesis.capture import Node
+from deepmr.mutagenesis.local.fused import compiled, keep_larger
 from deepmr.mutagenesis.local.geometry import (
     Block,
     Layout,
@@ -116,8 +117,11 @@ class MaximumPool(_Pool):
                 if look.element == 0:
                     torch.add(candidate, below[:, :, :, :, look.outputs], out=inner)
                 else:
-                    shifted = candidate + below[:, :, :, :, look.outputs]
-                    torch.maximum(inner, shifted, out=inner)
+                    shift = below[:, :, :, :, look.outputs]
+                    if inner.is_cuda:
+                        inner.copy_(compiled(keep_larger)(inner, candidate, shift))
+                    else:
+                        torch.maximum(inner, candidate + shift, out=inner)
                 for unchanged in (slice(0, look.outputs.start), slice(look.outputs.stop, width)):
                     outer = target[:, :, :, :, unchanged]
                     if look.element == 0:
@@ -287,7 +291,7 @@ def pool(node: Node, given: Given) -> Rule:
         if a.get("divisor_override")
         else _divisors(window, layout.size, shape[axis], include)
     )
-    weights = 1 / torch.tensor(divisors, dtype=given.dtype)
+    weights = 1 / given.like.new_tensor(divisors)
     return AveragePool(node, a[name].name, layout, window, shape, weights)
 
 

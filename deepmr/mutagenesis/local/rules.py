@@ -2,8 +2,8 @@
 
 A rule knows its own layout (where the result changes), prepares what it needs of the reference
 once for a sequence and some draws, and turns deltas into deltas, block by block. A new operation is
-one class, or one line in a table, in a module beside this one, and a line in `deepmr.mutagenesis
-.local.registry`.
+one class, or one line in a table, in a module beside this one; `deepmr.mutagenesis.local.planning`
+puts the tables together.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from deepmr.mutagenesis.capture import Node, Ref
@@ -122,14 +121,14 @@ class Given:
         What does not depend on the sequence.
     zeros : collection of str
         Nodes that are zeros, as many as there are sequences.
-    dtype : torch.dtype
-        Of the network's numbers.
+    like : tensor
+        Of the type and on the device of the network's numbers.
     """
 
     layouts: Mapping[str, Layout]
     constants: Mapping[str, Any]
     zeros: Collection[str]
-    dtype: torch.dtype
+    like: Tensor
 
     def arguments(self, node: Node) -> dict[str, Any]:
         """Return the arguments by their names in the operation's schema, defaults filled in."""

@@ -16,7 +16,7 @@ from deepmr.mutagenesis.local.windows import ALLELES
 _DRAWS = {"cpu": 25, "cuda": 50}
 """Draws of a chunk: enough for large products, above all in the layers behind a flattening."""
 
-_BLOCK_BYTES = {"cpu": 2**27, "cuda": 2**32}
+_BLOCK_BYTES = {"cpu": 2**25, "cuda": 2**32}
 """Memory of a block's deltas. On a CPU more would only leave the caches."""
 
 _COPIES = 3.0
