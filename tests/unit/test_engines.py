@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from deepmr.draws import DrawSet
 from deepmr.mutagenesis.capture import CaptureError, capture
 from deepmr.mutagenesis.drawn_model import DrawnModel
+from deepmr.mutagenesis.local.activations import Rectifier
 from deepmr.mutagenesis.local.engine import LocalEngine, MismatchError
 from deepmr.mutagenesis.local.heads import keep_columns
 from deepmr.mutagenesis.local.planning import make_plan
-from deepmr.mutagenesis.local.pointwise import Rectifier
 from deepmr.mutagenesis.local.sizes import MemoryBudgetError, choose_sizes
 from deepmr.mutagenesis.saturation import choose_engine
 from deepmr.mutagenesis.straight import StraightEngine

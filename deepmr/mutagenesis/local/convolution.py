@@ -11,7 +11,7 @@ groups or strides the last.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,78 +21,24 @@ from torch.nn import functional as F
 from deepmr.mutagenesis.capture import Node
 from deepmr.mutagenesis.local.geometry import (
     Block,
-    Group,
     Layout,
-    Look,
     NotLocalError,
     Piece,
     Sliding,
-    looks,
     slide,
 )
 from deepmr.mutagenesis.local.products import Products
 from deepmr.mutagenesis.local.rules import Given, Rule, one, only_constants
+from deepmr.mutagenesis.local.taps import (
+    Part,
+    Run,
+    Step,
+    clear_others,
+    clipped,
+    find_part,
+    runs_of,
+)
 from deepmr.mutagenesis.local.windows import Delta, clear_beyond
-
-Method = str
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A piece of the convolution, how it is computed, and its weights."""
-
-    piece: Piece
-    source: Group
-    target: Group
-    method: Method
-    taps: tuple[tuple[int, int, tuple[int, ...]], ...]
-    looks: tuple[Look, ...]
-    pads: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Neighbouring m, and which parts of their windows lie within the layers."""
-
-    rows: slice
-    inputs: slice
-    outputs: slice
-
-
-def _clip(begin: int, width: int, size: int) -> slice:
-    """Return the part of a window that lies within [0, size)."""
-    return slice(min(width, max(0, -begin)), max(0, min(width, size - begin)))
-
-
-def _clear_others(made: Tensor, runs: Sequence[_Run]) -> None:
-    """Set to zero the m that belong to no run."""
-    begin = 0
-    for run in runs:
-        made[begin : run.rows.start].zero_()
-        begin = run.rows.stop
-    made[begin:].zero_()
-
-
-@dataclass(frozen=True)
-class _Step:
-    """A tap within a run: elements from output `first` on, of which [low, high) are inside."""
-
-    place: int
-    first: int
-    elements: tuple[int, ...]
-    low: int
-    high: int
-
-
-def _clipped(taps: Sequence[tuple[int, int, tuple[int, ...]]], run: _Run) -> list[_Step]:
-    """Return the taps of a run, without what lies beyond the layers' ends."""
-    steps = []
-    for place, first, elements in taps:
-        low = max(first, run.outputs.start)
-        high = min(first + len(elements), run.outputs.stop)
-        if run.inputs.start <= place < run.inputs.stop and low < high:
-            steps.append(_Step(place, first, elements, low, high))
-    return steps
 
 
 class Convolution(Rule):
@@ -185,25 +131,25 @@ class Convolution(Rule):
             clear_beyond(found, self.layout, block)
         return found
 
-    def _taps(self, part: _Part, source: Tensor, block: Block) -> Tensor:
+    def _taps(self, part: Part, source: Tensor, block: Block) -> Tensor:
         """Multiply each position of the window with all elements that see it."""
         made, given = self._rows(part, source)
         runs = self._runs(part, block)
-        _clear_others(made, runs)
+        clear_others(made, runs)
         for run in runs:
-            steps = _clipped(part.taps, run)
+            steps = clipped(part.taps, run)
             if steps:
                 self._tap_run(steps, made[run.rows], given[run.rows])
             else:
                 made[run.rows].zero_()
         return made.view(*source.shape[:4], part.target.width, self._outputs)
 
-    def _tap_run(self, steps: Sequence[_Step], made: Tensor, given: Tensor) -> None:
+    def _tap_run(self, steps: Sequence[Step], made: Tensor, given: Tensor) -> None:
         """Add up the products of a run; what a product is the first to reach, it overwrites."""
         depth, channels = self._inputs, self._outputs
         given, flat = given.flatten(0, 1), made.flatten(0, 1)
 
-        def add(step: _Step, low: int, high: int, fresh: bool) -> None:
+        def add(step: Step, low: int, high: int, fresh: bool) -> None:
             if low < high:
                 weight = self._laid_out[step.elements]
                 self.products.add(
@@ -225,12 +171,12 @@ class Convolution(Rule):
         for step in steps[1:-1]:
             add(step, step.low, step.high, False)
 
-    def _banded(self, part: _Part, source: Tensor, block: Block) -> Tensor:
+    def _banded(self, part: Part, source: Tensor, block: Block) -> Tensor:
         """Multiply the window with a banded matrix."""
         made, given = self._rows(part, source)
         band = self._laid_out[self._band_key(part)]
         runs = self._runs(part, block)
-        _clear_others(made, runs)
+        clear_others(made, runs)
         for run in runs:
             rows = slice(run.inputs.start * self._inputs, run.inputs.stop * self._inputs)
             columns = slice(run.outputs.start * self._outputs, run.outputs.stop * self._outputs)
@@ -245,7 +191,7 @@ class Convolution(Rule):
             )
         return made.view(*source.shape[:4], part.target.width, self._outputs)
 
-    def _shifts(self, part: _Part, source: Tensor, block: Block) -> Tensor:
+    def _shifts(self, part: Part, source: Tensor, block: Block) -> Tensor:
         """Multiply all positions with all elements, and add up the results shifted."""
         width, channels, elements = part.source.width, self._outputs, self._window.kernel
         given = source.reshape(-1, width, self._inputs)
@@ -259,7 +205,7 @@ class Convolution(Rule):
                 y[:, look.outputs] += products[:, look.inputs, look.element]
         return made.view(*source.shape[:4], part.target.width, channels)
 
-    def _windows(self, part: _Part, source: Tensor, block: Block) -> Tensor:
+    def _windows(self, part: Part, source: Tensor, block: Block) -> Tensor:
         """Convolve the window with zeros around it."""
         count, residues, draws, alleles, width = source.shape[:5]
         rows = count * residues * draws * alleles
@@ -275,59 +221,24 @@ class Convolution(Rule):
         y = y.permute(0, 2, 3, 1).to(source.dtype)
         return y.reshape(*source.shape[:4], part.target.width, self._outputs)
 
-    def _rows(self, part: _Part, source: Tensor) -> tuple[Tensor, Tensor]:
+    def _rows(self, part: Part, source: Tensor) -> tuple[Tensor, Tensor]:
         """Return room for the result, and the source, as (m, rows, window · channels)."""
         count, residues, draws, alleles, width = source.shape[:5]
         rows = residues * draws * alleles
         made = source.new_empty((count, rows, part.target.width * self._outputs))
         return made, source.reshape(count, rows, width * self._inputs)
 
-    def _runs(self, part: _Part, block: Block) -> list[_Run]:
-        """Return runs of m whose windows lie alike in the layers, clipped at their ends."""
+    def _runs(self, part: Part, block: Block) -> list[Run]:
         first, count = block.first(self.layout.stride), block.count(self.layout.stride)
-        begin = part.piece.start + part.piece.step * first
-        runs: list[_Run] = []
-        for m in range(count):
-            inputs = _clip(begin + part.piece.step * m, part.source.width, self._source.size)
-            outputs = _clip(part.target.start + first + m, part.target.width, self.layout.size)
-            if inputs.start >= inputs.stop or outputs.start >= outputs.stop:
-                continue
-            last = runs[-1] if runs else None
-            if last and (last.inputs, last.outputs, last.rows.stop) == (inputs, outputs, m):
-                runs[-1] = replace(last, rows=slice(last.rows.start, m + 1))
-                continue
-            runs.append(_Run(slice(m, m + 1), inputs, outputs))
-        return runs
+        return runs_of(part, first, count, self._source.size, self.layout.size)
 
-    def _part(self, piece: Piece) -> _Part:
-        source = self._source.groups[piece.source]
-        group = slide_groups(self._source, self._window)[piece.target]
-        seen = looks(self._window, piece, source.width, group)
-        places: dict[int, list[tuple[int, int]]] = {}
-        for look in seen:
-            outputs = range(look.outputs.start, look.outputs.stop)
-            inputs = range(look.inputs.start, look.inputs.stop, look.inputs.step or 1)
-            for output, place in zip(outputs, inputs, strict=False):
-                places.setdefault(place, []).append((output, look.element))
-        taps = []
-        for place, pairs in sorted(places.items()):
-            run: list[tuple[int, int]] = []
-            for pair in sorted(pairs):
-                if run and pair[0] != run[-1][0] + 1:
-                    taps.append((place, run[0][0], tuple(e for _, e in run)))
-                    run = []
-                run.append(pair)
-            taps.append((place, run[0][0], tuple(e for _, e in run)))
-        # The first output's first input, and the last output's last.
-        first = group.start * self._window.stride - self._window.padding
-        last = (group.stop - 1) * self._window.stride - self._window.padding
-        before = piece.start - first
-        after = last + self._window.reach - (piece.start + source.width - 1)
-        part = _Part(piece, source, group, "", tuple(taps), tuple(seen), (before, after))
+    def _part(self, piece: Piece) -> Part:
+        group = slide(self._source, self._window)[1][piece.target]
+        part = find_part(self._window, piece, self._source.groups[piece.source], group)
         costs = self._costs(part)
         return replace(part, method=min(costs, key=lambda method: costs[method][1]))
 
-    def _costs(self, part: _Part) -> dict[Method, tuple[float, float]]:
+    def _costs(self, part: Part) -> dict[str, tuple[float, float]]:
         """Return operations and cost, in operations, of each method for a mutation and draw."""
         cin, cout, kernel = self._inputs, self._outputs, self._window.kernel
         if not part.taps:
@@ -351,10 +262,10 @@ class Convolution(Rule):
                 costs["band"] = (band, band * _thin(cin * width) + _MOVED * cout * made)
         return costs
 
-    def _band_key(self, part: _Part) -> tuple[Any, ...]:
+    def _band_key(self, part: Part) -> tuple[Any, ...]:
         return ("band", part.taps, part.source.width, part.target.width)
 
-    def _band(self, part: _Part) -> Tensor:
+    def _band(self, part: Part) -> Tensor:
         band = self._weight.new_zeros(
             (part.source.width, self._inputs, part.target.width, self._outputs)
         )
@@ -380,11 +291,6 @@ _LARGEST_BAND = 2**24
 def _thin(depth: float) -> float:
     """Return what an operation costs in a product so many numbers wide or deep; 1 if many."""
     return 1 + 24 / depth
-
-
-def slide_groups(layout: Layout, window: Sliding) -> tuple[Group, ...]:
-    """Return the groups after a sliding operation."""
-    return slide(layout, window)[1]
 
 
 def convolution(node: Node, given: Given) -> Rule:

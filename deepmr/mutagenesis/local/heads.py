@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from deepmr.mutagenesis.capture import Graph, Node, Ref, references
-from deepmr.mutagenesis.local.pointwise import ACTIVATIONS
+from deepmr.mutagenesis.local.activations import ACTIVATIONS
 
 
 def keep_columns(graph: Graph, columns: Sequence[int]) -> tuple[Graph, list[int]]:

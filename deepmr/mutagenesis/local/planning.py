@@ -11,6 +11,8 @@ import torch
 
 from deepmr.mutagenesis import capture
 from deepmr.mutagenesis.capture import CaptureError, Graph, Node
+from deepmr.mutagenesis.local.activations import FUNCTIONS
+from deepmr.mutagenesis.local.arithmetic import ARITHMETIC
 from deepmr.mutagenesis.local.convolution import CONVOLUTION, Convolution
 from deepmr.mutagenesis.local.dense import (
     LINEAR,
@@ -21,14 +23,14 @@ from deepmr.mutagenesis.local.dense import (
     linear_map,
 )
 from deepmr.mutagenesis.local.geometry import Layout, NotLocalError, input_layout
-from deepmr.mutagenesis.local.pointwise import POINTWISE
 from deepmr.mutagenesis.local.pooling import POOLING
 from deepmr.mutagenesis.local.recurrent import RECURRENT
 from deepmr.mutagenesis.local.rules import Given, Rule
 from deepmr.mutagenesis.local.shaping import SHAPING
 
 RULES: dict[str, Callable[[Node, Given], Rule]] = {
-    **POINTWISE,
+    **FUNCTIONS,
+    **ARITHMETIC,
     **POOLING,
     **CONVOLUTION,
     **LINEAR,

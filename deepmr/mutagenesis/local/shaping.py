@@ -6,18 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 from deepmr.mutagenesis.capture import Node
 from deepmr.mutagenesis.local.geometry import (
     Block,
     Group,
     Layout,
     NotLocalError,
+    Share,
+    common,
     permute,
     reshape,
     rest_order,
 )
 from deepmr.mutagenesis.local.rules import Given, Rule, only_constants
-from deepmr.mutagenesis.local.windows import Delta, clear_beyond
+from deepmr.mutagenesis.local.windows import Delta, at_hull, clear_beyond
 
 
 class Reshaped(Rule):
@@ -82,6 +86,62 @@ class Narrowed(Rule):
         return [tensor[index] for tensor in deltas[0]]
 
 
+class Concatenation(Rule):
+    """Values side by side along an axis that is not the position.
+
+    Parameters
+    ----------
+    names : sequence of str
+        The values.
+    layouts : sequence of Layout
+        Theirs.
+    axis : int
+        Of the value, batch not counted.
+    """
+
+    def __init__(
+        self, node: Node, names: Sequence[str], layouts: Sequence[Layout], axis: int
+    ) -> None:
+        first = layouts[0]
+        if len({(layout.local, layout.dims, layout.position) for layout in layouts}) > 1:
+            raise NotLocalError("values of different forms side by side")
+        axis %= len(first.dims)
+        if first.local:
+            if len(first.dims[axis]) != 1 or first.dims[axis][0] == first.position:
+                raise NotLocalError("values side by side along their positions")
+            groups, self._shares = common(layouts)
+            (atom,) = first.dims[axis]
+        else:
+            groups, self._shares = first.groups, [[Share(0, (0,), 0)] for _ in layouts]
+            atom = axis
+        atoms = list(first.atoms)
+        atoms[atom] = sum(layout.atoms[atom] for layout in layouts)
+        drawn = any(layout.drawn for layout in layouts)
+        super().__init__(
+            node, names, replace(first, atoms=tuple(atoms), groups=groups, drawn=drawn)
+        )
+        # Axes (m, residue, draw, allele), the window, and the atoms before it.
+        self._axis = (
+            5 + atom - (first.position is not None and atom > first.position)
+            if first.local
+            else 4 + axis
+        )
+        self.scratch = self.layout.numbers
+
+    def apply(self, prepared: Any, deltas: Sequence[Delta], block: Block, free: bool) -> Delta:
+        """Put side by side."""
+        result = []
+        for index, group in enumerate(self.layout.groups):
+            parts = [
+                at_hull(delta, shares[index], group.width, self.layout.local)
+                for delta, shares in zip(deltas, self._shares, strict=True)
+            ]
+            draws = max(part.shape[2] for part in parts)
+            parts = [part.expand(-1, -1, draws, *(-1 for _ in part.shape[3:])) for part in parts]
+            result.append(torch.cat(parts, self._axis))
+        return result
+
+
 def view(node: Node, given: Given) -> Rule:
     """Build the rule of a view, flattening or an axis of size 1 more or less."""
     x = node.args[0]
@@ -142,12 +202,23 @@ def padding(node: Node, given: Given) -> Rule:
     return Shifted(node, a["self"].name, layout, node.shape[-1], a["pad"][0])
 
 
+def concatenation(node: Node, given: Given) -> Rule:
+    """Build the rule of ``cat``."""
+    a = given.arguments(node)
+    if a["dim"] == 0:
+        raise NotLocalError("sequences side by side")
+    layouts = [given.layout(value) for value in a["tensors"]]
+    axis = a["dim"] - 1 if a["dim"] > 0 else a["dim"]
+    return Concatenation(node, [value.name for value in a["tensors"]], layouts, axis)
+
+
 SHAPING: dict[str, Callable[[Node, Given], Rule]] = {
     **dict.fromkeys(
         ("view", "_unsafe_view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"), view
     ),
     **dict.fromkeys(("permute", "transpose", "t", "mT"), permutation),
     "slice": slicing,
+    "cat": concatenation,
     "constant_pad_nd": padding,
     "pad": padding,
 }

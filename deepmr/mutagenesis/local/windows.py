@@ -12,7 +12,7 @@ from copy import copy
 from torch import Tensor
 from torch.nn import functional as F
 
-from deepmr.mutagenesis.local.geometry import Block, Group, Layout
+from deepmr.mutagenesis.local.geometry import Block, Group, Layout, Share
 
 Delta = list[Tensor]
 """One tensor for each group of a layout."""
@@ -78,6 +78,19 @@ def positions_first(value: Tensor, layout: Layout) -> Tensor:
     value = value.reshape(sizes)
     assert layout.position is not None
     return value.movedim(layout.position + 1, 1)
+
+
+def at_hull(delta: Delta, share: Share, width: int, local: bool) -> Tensor:
+    """Return the part of a delta that belongs to a common group, zeros around its window."""
+    tensor = delta[share.source]
+    if not local:
+        return tensor
+    if share.residues != tuple(range(tensor.shape[1])):
+        tensor = tensor[:, list(share.residues)]
+    after = width - share.offset - tensor.shape[4]
+    if share.offset or after:
+        tensor = F.pad(tensor, [0, 0] * (tensor.ndim - 5) + [share.offset, after])
+    return tensor
 
 
 def clear_beyond(delta: Delta, layout: Layout, block: Block) -> None:
