@@ -147,6 +147,7 @@ def write_shard(
     for some in _batches(rows, group, save_every):
         effects, references = (pa.concat_tables(kind) for kind in zip(*some, strict=True))
         parts.add(effects.cast(effects_schema), references.cast(references_schema))
+    metadata = {**(metadata or {}), "dropout_sites": _sites(drawn)}
     with (
         tables.writer(effects_path, effects_schema, metadata) as effects_out,
         tables.writer(references_path, references_schema, metadata) as references_out,
@@ -162,6 +163,11 @@ def write_shard(
         parts.keep_whole(effects_path, references_path)
     skipped = int((codes == AMBIGUOUS).sum())
     return Counts(len(ids), 3 * (codes.size - skipped), skipped)
+
+
+def _sites(drawn: DrawnModel) -> list[list[str]]:
+    """Return the dropout sites of each member, in words."""
+    return [[str(site) for site in member.network.sites] for member in drawn.members]
 
 
 def _identity(

@@ -65,6 +65,11 @@ class Site:
     shape: tuple[int, ...]
     kind: Kind
 
+    def __str__(self) -> str:
+        """Return it in words."""
+        what = "channels" if self.kind == "channel" else "element-wise"
+        return f"p {self.p:g}, {what} {self.shape}"
+
 
 @dataclass(frozen=True)
 class Masks:

@@ -70,7 +70,7 @@ def test_tables_hold_what_saturate_returns(tmp_path: Path) -> None:
         tables.draws_array(column.field("draws")), expected.reference[..., 1]
     )
     np.testing.assert_array_equal(column.field("eval"), expected.reference_eval[:, 1])
-    assert tables.read_metadata(tmp_path / "effects.parquet") == {"seed": 1}
+    assert tables.read_metadata(tmp_path / "effects.parquet") ["seed"] == 1
 
 
 def test_one_shard_is_many_shards_whatever_the_workers(
@@ -84,6 +84,35 @@ def test_one_shard_is_many_shards_whatever_the_workers(
     for name in ("effects.parquet", "references.parquet"):
         many = pa.concat_tables([tables.read_table(tmp_path / str(i) / name) for i in range(5)])
         assert many.equals(tables.read_table(tmp_path / "one" / name))
+
+
+def test_both_engines_write_the_same_tables(tmp_path: Path) -> None:
+    found = {}
+    for engine in ("local", "naive"):
+        write(tmp_path / engine, as_table(sequences(2)), number=20, engine=engine)
+        effects = tables.read_table(tmp_path / engine / "effects.parquet")
+        references = tables.read_table(tmp_path / engine / "references.parquet")
+        found[engine] = effects, references
+    for local, naive in zip(found["local"], found["naive"], strict=True):
+        for target in TARGETS:
+            ours, theirs = (table[target].combine_chunks() for table in (local, naive))
+            for name in ("eval", "mean", "sd"):
+                if name in [field.name for field in ours.type]:
+                    np.testing.assert_allclose(
+                        ours.field(name).to_numpy(), theirs.field(name).to_numpy(), atol=1e-5
+                    )
+            ours, theirs = (tables.draws_array(column.field("draws")) for column in (ours, theirs))
+            # Rounded to the next number of the stored type, where the engines lie on either side.
+            step = np.spacing(np.abs(theirs)).astype(float)
+            assert (np.abs(ours.astype(float) - theirs) <= step + 1e-5).all()
+
+
+def test_the_dropout_sites_are_in_the_metadata(tmp_path: Path) -> None:
+    write(tmp_path, as_table(sequences(1)))
+    stored = tables.read_metadata(tmp_path / "effects.parquet")
+    assert stored["dropout_sites"] == [
+        ["p 0.3, element-wise (8, 10)", "p 0.5, element-wise (8, 10)"]
+    ]
 
 
 def test_an_empty_shard_is_two_empty_tables(tmp_path: Path) -> None:

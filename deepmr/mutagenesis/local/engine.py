@@ -137,10 +137,7 @@ class LocalEngine:
         for line in plan.describe(functions):
             logger.info("local engine: %s", line)
         for number, site in enumerate(network.sites):
-            kind = "channels" if site.kind == "channel" else "element-wise"
-            logger.info(
-                "local engine: dropout site %d: p %g, %s %s", number, site.p, kind, site.shape
-            )
+            logger.info("local engine: dropout site %d: %s", number, site)
         logger.info(
             "local engine: blocks of %d positions (%d where draws are the "
             "same), %d draws at a time, %.0f MB a sequence",
