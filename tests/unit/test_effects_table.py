@@ -70,7 +70,7 @@ def test_tables_hold_what_saturate_returns(tmp_path: Path) -> None:
         tables.draws_array(column.field("draws")), expected.reference[..., 1]
     )
     np.testing.assert_array_equal(column.field("eval"), expected.reference_eval[:, 1])
-    assert tables.read_metadata(tmp_path / "effects.parquet") ["seed"] == 1
+    assert tables.read_metadata(tmp_path / "effects.parquet")["seed"] == 1
 
 
 def test_one_shard_is_many_shards_whatever_the_workers(
