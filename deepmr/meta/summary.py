@@ -97,7 +97,9 @@ def headline(meta: pd.DataFrame, method: str, combination: str) -> pd.DataFrame:
 def _combine(part: pd.DataFrame, combinations: Sequence[str]) -> list[dict[str, Any]]:
     draws = _stacked(part["draws"])
     variances = _stacked(part["draws_se"]) ** 2
-    usable = (np.isfinite(draws) & np.isfinite(variances) & (variances > 0)).all(axis=0)
+    # A fit that is exact in a draw up to rounding has a standard error that is rounding itself.
+    least = variances.max(axis=0, initial=0) * np.finfo(np.float32).eps ** 2
+    usable = (np.isfinite(draws) & np.isfinite(variances) & (variances > least)).all(axis=0)
     draws, variances = draws[:, usable], variances[:, usable]
     estimates = part["estimate_diagonal"].to_numpy(dtype=np.float64)
     squared = part["se_diagonal"].to_numpy(dtype=np.float64) ** 2

@@ -294,6 +294,18 @@ def test_summary_leaves_out_an_exact_fit_it_cannot_weigh():
     assert row.set_index("inference")["k"].to_dict() == {"draw_wise": 7, "diagonal": 8}
 
 
+def test_summary_takes_rounding_for_an_exact_fit():
+    mr_rows = mr_table()
+    errors = np.full(12, 0.1)
+    errors[3] = 7e-18
+    mr_rows.at[mr_rows.index[0], "draws_se"] = errors
+    table = meta.summarise(mr_rows, ("DL",))
+    row = table.query("pair == 'A_B' and direction == 'forward' and stratum == 'all'")
+    row = row.set_index("inference").loc["draw_wise"]
+    assert row["k"] == 7
+    assert np.isfinite([row["estimate"], row["se"], row["se_within"]]).all()
+
+
 def test_summary_bad_input():
     with pytest.raises(ValueError, match="combination 'mean' is unknown; write one of REML, DL"):
         meta.summarise(mr_table(), ("mean",))
