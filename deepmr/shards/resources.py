@@ -46,7 +46,8 @@ CAPTURE_MB = 130
 threads: 584-606 MB, and 459-476 MB with the straight loop)."""
 
 LOCAL_BLOCK_MB = 134
-"""Most that the deltas of a block take, for each thread; `deepmr.mutagenesis.local.sizes`."""
+"""Deltas of a block, for each thread: an upper bound. With the references it is 136-326 MB for
+`small` (100 bp) to `deepsea` (1000 bp), where `deepmr.mutagenesis.local.sizes` takes 24-249."""
 
 LOCAL_REFERENCES = 150
 """Numbers of the reference that a thread holds over those of the widest layer: 25 draws, three
