@@ -24,7 +24,6 @@ import copy
 import importlib.util
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -41,6 +40,7 @@ import torch
 from torch import Tensor, nn
 
 from deepmr.genome.alphabet import Codes, one_hot
+from deepmr.job import peak_memory
 from deepmr.models.architectures import build
 from deepmr.mutagenesis.capture import capture
 from deepmr.mutagenesis.local.heads import keep_columns
@@ -515,17 +515,17 @@ def memory_of_this_process(arguments: argparse.Namespace) -> dict[str, Any]:
     network = case.make_quick() if arguments.quick else case.make()
     masked = MaskedNetwork(network, length, device)
     ours = Ours(masked, length, draws, list(range(KEPT)))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     inputs = torch.from_numpy(one_hot(random_codes(1, length)))[0].to(device)
     seconds, _ = timed(lambda: ours(inputs), device)
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    after = peak_memory()
     cuda = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
     return {
         "length": length,
         "draws": draws,
         "seconds": round(seconds, 3),
-        "peak_rss_gb": round(after * 1024 / 1e9, 3),
-        "before_work_gb": round(before * 1024 / 1e9, 3),
+        "peak_rss_gb": round(after / 1e9, 3),
+        "before_work_gb": round(before / 1e9, 3),
         "planned_gb": round(ours.sizes.bytes / 1e9, 3),
         "device_peak_gb": round(cuda / 1e9, 3),
     }

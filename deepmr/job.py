@@ -78,12 +78,25 @@ def _where() -> str:
 
 def _end(started: float) -> None:
     usage = resource.getrusage(resource.RUSAGE_SELF)
-    # Linux gives kilobytes, macOS bytes.
-    megabytes = usage.ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     logging.info(
         "ended: %.1f s, %.1f CPU s, peak memory %.0f MB",
         time.monotonic() - started,
         usage.ru_utime + usage.ru_stime,
-        megabytes,
+        peak_memory() / 2**20,
     )
     outputs.disown()
+
+
+def peak_memory() -> int:
+    """Return the highest memory of this process in bytes.
+
+    On Linux not ``ru_maxrss``, which begins with the memory of the process that started this one.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux gives kilobytes, macOS bytes.
+    return peak if sys.platform == "darwin" else 1024 * peak

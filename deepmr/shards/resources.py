@@ -3,8 +3,8 @@
 A shard that is killed for want of either is submitted again, and then asks for twice as much, and
 so on. Only the standard library is imported here, because every job parses the Snakefile again.
 
-The figures below were measured, Linux, Python 3.11, torch 2 for CPUs: the highest memory
-(``ru_maxrss``) of a fresh process that runs `deepmr.mutagenesis.effects_table.write_shard`,
+The figures below were measured, Linux, Python 3.11, torch 2 for CPUs: the highest memory of a fresh
+process (`deepmr.job.peak_memory`) that runs `deepmr.mutagenesis.effects_table.write_shard`,
 `deepmr.mr.shard.estimate_shard` or `deepmr.mr.gather.gather` on two or more sizes of each argument
 in turn. ``python -m deepmr.shards --plan`` measures the first two anew, for one configuration, on
 the machine where it is called, and prints them beside what the rules ask.

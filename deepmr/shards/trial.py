@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,10 +21,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from deepmr import motifs, tables
 from deepmr.config import exposures, kept_targets
 from deepmr.genome.alphabet import Codes, decode
+from deepmr.job import peak_memory
 
 FAILED = 2
 """Exit status when the configuration asks what cannot be; standard error says what."""
@@ -79,17 +80,20 @@ def mutagenesis(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     drawn = DrawnModel(model, kept, draws, **options)
     device, workers = drawn.device, drawn.threads(threads)
     timed, one_sequence = settings["timed"], 0.0
+    start = time.perf_counter()
     if timed:
         one_sequence = _one_sequence(drawn) / choose_engine(drawn, **engine).gain
         timed = one_sequence <= _PATIENCE * settings["seconds"]
+    looking = time.perf_counter() - start
     del drawn
     if not timed:
         model = _network(config, settings["model"], folder / "model.pt", stand_in=True)
 
-    def write(count: int, name: str) -> float:
+    def write(count: int, name: str) -> NDArray[np.float64]:
+        """Write a shard of so many sequences; return its time and its CPU time."""
         sequences = random_sequences(config, count)
         tables.write_table(sequences, folder / _SEQUENCES)
-        start = time.perf_counter()
+        start = np.array([time.perf_counter(), time.process_time()])
         write_shard(
             model,
             sequences,
@@ -102,19 +106,22 @@ def mutagenesis(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
             **options,
             **engine,
         )
-        return time.perf_counter() - start
+        return np.array([time.perf_counter(), time.process_time()]) - start
 
     few = workers
     write(few, "few")
-    # The first time is slower than any other; that belongs to the start of a job.
+    # The first time is slower than any other, and the engine is made ready each time: both belong
+    # to the start of a job, so sequences are timed by the difference of two shards.
     warm = write(few, "few")
+    some = write(3 * few, "many")
     # A stand-in only makes tables, whose size needs no long trial.
     seconds = settings["seconds"] if timed else settings["seconds"] / 5
-    many = _as_many_as(seconds, warm / few, 3 * few)
-    cpu = time.process_time()
-    took = write(many, "many")
-    cores = (time.process_time() - cpu) / took
-    measured, peak = took / many, _peak_mb()
+    many = _as_many_as(seconds, (some - warm)[0] / (2 * few), 3 * few)
+    took = write(many, "many") if many > 3 * few else some
+    more, cpu = took - warm
+    more = max(more, 1e-6)
+    turns = float(warm[0] + some[0] + (took[0] if many > 3 * few else 0.0))
+    measured, cores, peak = more / (many - few), cpu / more, peak_memory() / 1e6
     copying = _copy(folder, settings["mr_sequences"] - many)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -122,11 +129,11 @@ def mutagenesis(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         "threads": workers,
         "sequences": many,
         "timed": timed,
-        "cores": cores,
-        "seconds_per_sequence": measured if timed else one_sequence / workers,
+        "cores": float(cores),
+        "seconds_per_sequence": float(measured) if timed else one_sequence / workers,
         "effects_bytes": _by_sequence(folder, "effects", few, many),
         "references_bytes": _by_sequence(folder, "references", few, many),
-        "work_seconds": warm + took + few * measured + copying,
+        "work_seconds": looking + turns + few * float(measured) + copying,
         "peak_mb": peak,
     }
 
@@ -184,7 +191,7 @@ def mr(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         "seconds_per_sequence": measured,
         "table_bytes": bytes_by_sequence,
         "work_seconds": sum(map(sum, took.values())) + (few + many) * measured,
-        "peak_mb": _peak_mb(),
+        "peak_mb": peak_memory() / 1e6,
     }
 
 
@@ -323,12 +330,6 @@ def _by_sequence(folder: Path, kind: str, few: int, many: int) -> float:
     """Return the bytes that a sequence adds to a table, what every table has left out."""
     small, large = ((folder / f"{name}.{kind}.parquet").stat().st_size for name in ("few", "many"))
     return max(large - small, 0) / (many - few)
-
-
-def _peak_mb() -> float:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux gives kilobytes, macOS bytes.
-    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 TRIALS: dict[str, Callable[[Path, Mapping[str, Any]], dict[str, Any]]] = {

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 
+import numpy as np
 import pytest
 
 from deepmr import job, outputs, progress, provenance
@@ -95,6 +96,15 @@ def test_log_says_where_the_job_ran_and_what_it_took(tmp_path):
     assert 0 <= float(seconds) < 60
     assert 5 < int(megabytes) < 1000
     assert [path.name for path in tmp_path.iterdir()] == ["job.log"]
+
+
+def test_peak_memory_is_not_that_of_the_process_that_started_this_one():
+    held = np.ones(40_000_000)
+    code = "from deepmr.job import peak_memory; print(peak_memory())"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, text=True
+    )
+    assert 5e6 < int(found.stdout) < 150e6 < held.nbytes < job.peak_memory()
 
 
 def test_failed_job_leaves_its_error_in_the_log(tmp_path):
