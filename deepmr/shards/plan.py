@@ -235,6 +235,7 @@ def _plan_model(
             "threads": threads,
             "seconds": trial_seconds,
             "timed": given is None,
+            "most_sequences": request.content.sequences,
             "mr_sequences": _mr_sequences(request.content, trial_seconds),
         }
         (Path(folder) / "settings.json").write_text(json.dumps(settings), encoding="utf-8")

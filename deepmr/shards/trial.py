@@ -47,8 +47,9 @@ def mutagenesis(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     folder : Path
         Where the tables go.
     settings : mapping
-        ``config``; the ``model``'s name; ``threads``; ``seconds`` that the trial may take; and
-        ``timed``: with False a small stand-in for the network makes the tables; and
+        ``config``; the ``model``'s name; ``threads``; ``seconds`` that the trial may take;
+        ``timed``: with False a small stand-in for the network makes the tables;
+        ``most_sequences``, those of a shard, beyond which there is nothing to try; and
         ``mr_sequences``, which :func:`mr` shall have, copies of the others if they are too few.
 
     Returns
@@ -116,7 +117,8 @@ def mutagenesis(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     some = write(3 * few, "many")
     # A stand-in only makes tables, whose size needs no long trial.
     seconds = settings["seconds"] if timed else settings["seconds"] / 5
-    many = _as_many_as(seconds, (some - warm)[0] / (2 * few), 3 * few)
+    most = min(_MOST_SEQUENCES, settings["most_sequences"])
+    many = _as_many_as(seconds, (some - warm)[0] / (2 * few), 3 * few, most)
     took = write(many, "many") if many > 3 * few else some
     more, cpu = took - warm
     more = max(more, 1e-6)
@@ -320,10 +322,10 @@ def _one_sequence(drawn: Any) -> float:
     return seconds * math.ceil((1 + 3 * drawn.length) / drawn.sequences_per_pass)
 
 
-def _as_many_as(seconds: float, each: float, least: int) -> int:
+def _as_many_as(seconds: float, each: float, least: int, most: int) -> int:
     """Return how many items fit into a time, in multiples of a third of `least`."""
     step = least // 3
-    return max(least, min(_MOST_SEQUENCES, int(seconds / max(each, 1e-6))) // step * step)
+    return max(least, min(most, int(seconds / max(each, 1e-6))) // step * step)
 
 
 def _by_sequence(folder: Path, kind: str, few: int, many: int) -> float:
