@@ -6,7 +6,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,16 @@ Row = tuple[pa.Table, pa.Table]
 
 @dataclass(frozen=True)
 class Counts:
-    """What a shard holds: sequences, mutations, and positions skipped as ambiguous."""
+    """What a shard holds: sequences, mutations, and positions skipped as ambiguous.
+
+    `seconds` and `cpu_seconds` are what it took, the start of the engine left out.
+    """
 
     sequences: int
     mutations: int
     skipped_positions: int
+    seconds: float = field(default=0.0, compare=False)
+    cpu_seconds: float = field(default=0.0, compare=False)
 
 
 def write_shard(
@@ -139,6 +144,7 @@ def write_shard(
     if rest:
         chosen = choose_engine(drawn, engine, memory_gb, precision)
         each = zip(rest, saturate_each(drawn, chosen, codes[rest.start :], workers), strict=True)
+    started = time.perf_counter(), time.process_time()
     tracked = track(each, len(ids), "mutagenesis", "sequence", done=parts.finished)
     rows = (
         (effects_rows(ids[i], codes[i], effects), _reference_row(ids[i], effects))
@@ -162,7 +168,13 @@ def write_shard(
     else:
         parts.keep_whole(effects_path, references_path)
     skipped = int((codes == AMBIGUOUS).sum())
-    return Counts(len(ids), 3 * (codes.size - skipped), skipped)
+    return Counts(
+        len(ids),
+        3 * (codes.size - skipped),
+        skipped,
+        time.perf_counter() - started[0],
+        time.process_time() - started[1],
+    )
 
 
 def _sites(drawn: DrawnModel) -> list[list[str]]:

@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from deepmr import motifs, tables
 from deepmr.config import exposures, kept_targets
@@ -65,7 +64,7 @@ def mutagenesis(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     from deepmr.draws import DrawSet
     from deepmr.mutagenesis.drawn_model import DrawnModel
-    from deepmr.mutagenesis.effects_table import write_shard
+    from deepmr.mutagenesis.effects_table import Counts, write_shard
     from deepmr.mutagenesis.saturation import choose_engine
 
     config, threads = settings["config"], settings["threads"]
@@ -90,12 +89,12 @@ def mutagenesis(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     if not timed:
         model = _network(config, settings["model"], folder / "model.pt", stand_in=True)
 
-    def write(count: int, name: str) -> NDArray[np.float64]:
-        """Write a shard of so many sequences; return its time and its CPU time."""
+    def write(count: int, name: str) -> tuple[Counts, float]:
+        """Write a shard of so many sequences; return also its whole time."""
         sequences = random_sequences(config, count)
         tables.write_table(sequences, folder / _SEQUENCES)
-        start = np.array([time.perf_counter(), time.process_time()])
-        write_shard(
+        start = time.perf_counter()
+        counts = write_shard(
             model,
             sequences,
             kept,
@@ -107,23 +106,20 @@ def mutagenesis(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
             **options,
             **engine,
         )
-        return np.array([time.perf_counter(), time.process_time()]) - start
+        return counts, time.perf_counter() - start
 
     few = workers
     write(few, "few")
-    # The first time is slower than any other, and the engine is made ready each time: both belong
-    # to the start of a job, so sequences are timed by the difference of two shards.
-    warm = write(few, "few")
-    some = write(3 * few, "many")
+    # The first time is slower than any other; that belongs to the start of a job, as the start of
+    # the engine does.
+    warm, warm_turn = write(few, "few")
     # A stand-in only makes tables, whose size needs no long trial.
     seconds = settings["seconds"] if timed else settings["seconds"] / 5
     most = min(_MOST_SEQUENCES, settings["most_sequences"])
-    many = _as_many_as(seconds, (some - warm)[0] / (2 * few), 3 * few, most)
-    took = write(many, "many") if many > 3 * few else some
-    more, cpu = took - warm
-    more = max(more, 1e-6)
-    turns = float(warm[0] + some[0] + (took[0] if many > 3 * few else 0.0))
-    measured, cores, peak = more / (many - few), cpu / more, peak_memory() / 1e6
+    many = _as_many_as(seconds, warm.seconds / few, 3 * few, most)
+    took, turn = write(many, "many")
+    cores = took.cpu_seconds / took.seconds
+    measured, peak = took.seconds / many, peak_memory() / 1e6
     copying = _copy(folder, settings["mr_sequences"] - many)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -131,11 +127,11 @@ def mutagenesis(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         "threads": workers,
         "sequences": many,
         "timed": timed,
-        "cores": float(cores),
-        "seconds_per_sequence": float(measured) if timed else one_sequence / workers,
+        "cores": cores,
+        "seconds_per_sequence": measured if timed else one_sequence / workers,
         "effects_bytes": _by_sequence(folder, "effects", few, many),
         "references_bytes": _by_sequence(folder, "references", few, many),
-        "work_seconds": looking + turns + few * float(measured) + copying,
+        "work_seconds": looking + warm_turn + turn + few * measured + copying,
         "peak_mb": peak,
     }
 

@@ -115,7 +115,7 @@ def test_trial_sequences_carry_sites_in_the_share_of_bound_ones(tmp_path):
 
 def settings(folder: Path, config: dict, **changes: object) -> Path:
     text = {"config": config, "model": "cnn", "threads": 1, "seconds": 0.2, "timed": True}
-    text |= {"mr_sequences": 20}
+    text |= {"mr_sequences": 20, "most_sequences": 100}
     (folder / "settings.json").write_text(json.dumps(text | changes))
     return folder
 
