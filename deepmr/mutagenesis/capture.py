@@ -90,8 +90,6 @@ class Graph:
         Weights, buffers and what depends on them alone.
     input, output : str
         Name of the one-hot input, and of the outputs.
-    n_sites : int
-        Dropout calls with p > 0.
     like : tensor
         Of the type and on the device of the network's numbers.
     """
@@ -100,7 +98,6 @@ class Graph:
     constants: dict[str, Any]
     input: str
     output: str
-    n_sites: int
     like: Tensor
 
 
@@ -168,7 +165,7 @@ def capture(network: nn.Module, length: int) -> Graph:
             exported = torch.export.export(
                 network, (probe,), dynamic_shapes=({0: torch.export.Dim.AUTO},), strict=False
             ).run_decompositions({})
-            return _Reader(exported).graph(sites, probe)
+            return _Reader(exported).graph(probe)
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise CaptureError(
@@ -201,7 +198,7 @@ class _Reader:
             raise CaptureError("its Python code depends on the number of sequences")
         self._alias: dict[str, str] = {}
 
-    def graph(self, n_sites: int, probe: Tensor) -> Graph:
+    def graph(self, probe: Tensor) -> Graph:
         varies = {self._input.name}
         nodes = []
         for node in self._nodes:
@@ -215,7 +212,7 @@ class _Reader:
                 self._constants[read.name] = run(read, self._constants)
         (result,) = self._nodes[-1].args[0]
         output = self._name(result)
-        return Graph(nodes, self._constants, self._input.name, output, n_sites, probe[:0])
+        return Graph(nodes, self._constants, self._input.name, output, probe[:0])
 
     def _is_alias(self, node: fx.Node) -> bool:
         source = node.args[0] if node.args else None

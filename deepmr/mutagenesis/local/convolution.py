@@ -233,8 +233,8 @@ class Convolution(Rule):
         return runs_of(part, first, count, self._source.size, self.layout.size)
 
     def _part(self, piece: Piece) -> Part:
-        group = slide(self._source, self._window)[1][piece.target]
-        part = find_part(self._window, piece, self._source.groups[piece.source], group)
+        source, target = self._source.groups[piece.source], self.layout.groups[piece.target]
+        part = find_part(self._window, piece, source, target)
         costs = self._costs(part)
         return replace(part, method=min(costs, key=lambda method: costs[method][1]))
 

@@ -119,10 +119,10 @@ class ChannelLinear(Rule):
 class AtFullLength(Rule):
     """A value with its zeros, so that what follows may change it everywhere."""
 
-    def __init__(self, name: str, layout: Layout, reason: str) -> None:
+    def __init__(self, name: str, layout: Layout) -> None:
         node = Node(f"{name}.everywhere", _identity, (Ref(name),), {}, layout.shape)
         super().__init__(node, [name], everywhere(layout.shape, layout.drawn))
-        self._source, self.reason = layout, reason
+        self._source = layout
 
     def apply(self, prepared: Any, deltas: Sequence[Delta], block: Block, free: bool) -> Delta:
         """Put the windows into zeros."""

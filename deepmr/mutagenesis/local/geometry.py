@@ -119,6 +119,11 @@ class Layout:
         """Numbers in the delta of one mutation and draw, on average."""
         return self.positions_changed * prod(self.rest)
 
+    @property
+    def apart(self) -> Layout:
+        """The same with an axis for each atom."""
+        return replace(self, dims=tuple((atom,) for atom in range(len(self.atoms))))
+
     def axis(self) -> int:
         """Return the axis of the position, batch not counted.
 

@@ -53,7 +53,7 @@ class LocalNetwork:
         # Factors come with an axis for the sequences, of which here is one.
         self._factors = [[factor.squeeze(1) for factor in chunk.factors] for chunk in chunks]
         self._draws = [chunk.number for chunk in chunks]
-        self._last = {name: rule for rule in plan.rules for name in rule.inputs}
+        self._last = plan.last_uses()
         for rule in plan.rules:
             rule.bind(self._span, self._products)
         self._shared = [rule for rule in plan.rules if not rule.layout.drawn]

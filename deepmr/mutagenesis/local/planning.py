@@ -94,13 +94,13 @@ class Plan:
         most = 0.0
         held: dict[str, float] = {}
         last = self.last_uses()
-        for index, rule in enumerate(self.rules):
+        for rule in self.rules:
             if rule.layout.drawn is not drawn:
                 continue
             held[rule.node.name] = rule.layout.numbers
             most = max(most, sum(held.values()) + rule.scratch)
             for name in rule.inputs:
-                if last.get(name) == index:
+                if last[name] is rule:
                     held.pop(name, None)
         return most
 
@@ -141,9 +141,9 @@ class Plan:
             found[node.name] = counted
         return found
 
-    def last_uses(self) -> dict[str, int]:
-        """Return the index of the last rule that takes each value."""
-        return {name: index for index, rule in enumerate(self.rules) for name in rule.inputs}
+    def last_uses(self) -> dict[str, Rule]:
+        """Return the last rule that takes each value."""
+        return {name: rule for rule in self.rules for name in rule.inputs}
 
     def describe(self, draws: int) -> list[str]:
         """Return the plan in words, for the log.
@@ -256,7 +256,7 @@ class _Planner:
         return RULES[node.operation](node, self._given)
 
     def _at_full_length(self, name: str, reason: str) -> str:
-        rule = AtFullLength(name, self._layouts[name], reason)
+        rule = AtFullLength(name, self._layouts[name])
         whole = rule.node.name
         if whole not in self._layouts:
             self.plan.rules.append(rule)

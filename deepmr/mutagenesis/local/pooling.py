@@ -83,10 +83,7 @@ class MaximumPool(_Pool):
         largest = seen[0]
         for other in seen[1:]:
             largest = torch.maximum(largest, other)
-        flat = replace(
-            self.layout,
-            dims=tuple((atom,) for atom in range(len(self.layout.atoms))),
-        )
+        flat = self.layout.apart
         assert flat.position is not None
         return [
             Windowed((s - largest).movedim(1, flat.position + 1), flat, self.span) for s in seen
@@ -159,7 +156,7 @@ class AveragePool(_Pool):
 
     def bind(self, span: int, products: Products) -> None:
         """Lay the weights out in windows."""
-        flat = replace(self.layout, dims=tuple((atom,) for atom in range(len(self.layout.atoms))))
+        flat = self.layout.apart
         self._windows = Windowed(self._weights, flat, span)
 
     def apply(self, prepared: Any, deltas: Sequence[Delta], block: Block, free: bool) -> Delta:
@@ -212,7 +209,7 @@ class GlobalMaximum(Rule):
         nothing = torch.full_like(value[:, :1], -torch.inf)
         left = torch.cat([nothing, value.cummax(1).values], 1)
         right = torch.cat([value.flip(1).cummax(1).values.flip(1), nothing], 1)
-        flat = replace(self._source, dims=tuple((atom,) for atom in range(len(self._source.atoms))))
+        flat = self._source.apart
         assert flat.position is not None
         windows = Windowed(value.movedim(1, flat.position + 1), flat, self.span, beyond=-torch.inf)
         return windows, left, right
