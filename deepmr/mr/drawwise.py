@@ -37,12 +37,13 @@ error in common from -.029, .29 to -.013, .87 at .95, and from -.007, .90 to -.0
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from deepmr.mr.estimator import Array
+from deepmr.mr.estimator import Array, DrawFit, Fit, Group, Options, drawn
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +58,41 @@ class Combined:
     ci_low: Array
     ci_high: Array
     p_value: Array
+
+
+def refit(fit: Callable[[Group, Options], Fit]) -> Callable[[Group, Options], DrawFit]:
+    """Make the draw-wise form of any estimator: its `fit` in every draw, anchored to the means.
+
+    The draws of a sequence become sequences of their own, whose standard errors, error
+    correlations and anchors (what decides weights, orientation and bandwidth) are those of the
+    mean effects. `se_within` is what the SE of the mean effects holds above `Fit.se_model`.
+    """
+
+    def fit_draws(group: Group, options: Options) -> DrawFit:
+        x, y = drawn(group)
+        n_sequences, n_draws, n = x.shape
+        closed_form = replace(options, bootstrap_iterations=0)
+
+        def spread(values: Array) -> Array:
+            return np.repeat(values, n_draws, axis=0)
+
+        flat = Group(
+            x.reshape(-1, n),
+            spread(group.se_x),
+            y.reshape(-1, n),
+            spread(group.se_y),
+            rho_xy=spread(group.error_correlation),
+            given_anchor_x=spread(group.bx),
+            given_anchor_y=spread(group.by),
+        )
+        each = fit(flat, closed_form)
+        mean = fit(replace(group, draws_x=None, draws_y=None, rho_xy=group.error_correlation), closed_form)
+        model = 0.0 if mean.se_model is None else mean.se_model * mean.se_model
+        within = np.sqrt(np.maximum(mean.se * mean.se - model, 0.0))
+        shape = (n_sequences, n_draws)
+        return DrawFit(each.estimate.reshape(shape), each.se.reshape(shape), within)
+
+    return fit_draws
 
 
 def scatter_without_draw_noise(mean_square: Array, noise_mean_square: Array) -> Array:
