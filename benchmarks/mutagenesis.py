@@ -39,6 +39,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.timing import fitted
 from deepmr.genome.alphabet import Codes, one_hot
 from deepmr.job import peak_memory
 from deepmr.models.architectures import build
@@ -364,19 +365,6 @@ class Tangermeme:
 
     def _kept(self, outputs: Tensor) -> Tensor:
         return outputs[:, self._columns]
-
-
-def fitted(x: Sequence[int], y: Sequence[float]) -> dict[str, Any]:
-    """Return a line of least squares and how much of the variance it explains."""
-    slope, intercept = np.polyfit(x, y, 1)
-    rest = np.sum((np.array(y) - intercept - slope * np.array(x)) ** 2)
-    spread = np.sum((np.array(y) - np.mean(y)) ** 2)
-    return {
-        "seconds": {str(each): float(f"{value:.4g}") for each, value in zip(x, y, strict=True)},
-        "slope_s": float(f"{slope:.4g}"),
-        "intercept_s": float(f"{intercept:.4g}"),
-        "r2": round(float(1 - rest / spread), 5) if spread > 0 else 1.0,
-    }
 
 
 def ratio(theirs: Sequence[float], ours: Sequence[float]) -> float:

@@ -133,7 +133,7 @@ def pair_figures(
     """
     drawn = {
         "uncertainty": prediction.uncertainty(
-            test.targets, test.draws, test.labels, seed=settings.seed
+            test.targets, test.draws, test.labels, seed=settings.options.seed
         )
     }
     for _, overall in headline.iterrows():

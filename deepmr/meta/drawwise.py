@@ -13,7 +13,7 @@ from scipy.special import chdtrc
 
 from deepmr.meta.combine import Array, Result, checked, pool, status_of
 from deepmr.mr.drawwise import rubin, student_interval
-from deepmr.mr.median import median_and_se
+from deepmr.mr.quantiles import median_and_se
 
 
 def draw_wise(estimates: ArrayLike, variances: ArrayLike, method: str = "REML") -> Result:
@@ -71,7 +71,7 @@ def median(draws: ArrayLike) -> Result:
     Returns
     -------
     Result
-        Woodruff's standard error within a draw (see `deepmr.mr.median.median_and_se`), combined
+        Woodruff's standard error within a draw (see `deepmr.mr.quantiles.median_and_se`), combined
         over draws. No heterogeneity and no prediction interval; no standard error for k = 1.
 
     Raises

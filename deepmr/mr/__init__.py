@@ -1,3 +1,4 @@
 from deepmr.mr.estimation import estimate
+from deepmr.mr.multivariable import estimate_multivariable
 
-__all__ = ["estimate"]
+__all__ = ["estimate", "estimate_multivariable"]

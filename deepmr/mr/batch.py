@@ -7,18 +7,20 @@ result of a sequence is the same to the last bit whatever else is in the batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
-from deepmr.mr import diagnostics
+from deepmr.mr.describe import describe, position_influence
 from deepmr.mr.drawwise import rubin, student_interval
 from deepmr.mr.estimator import Array, Estimator, Fit, Group, Options
+from deepmr.mr.instrument_effects import Instruments
 
 _GROUP_ELEMENTS = 500_000
 """Draws x instruments held at once for X: more is slower, once it leaves the cache."""
 
-ESTIMATE_COLUMNS = (
+NUMBERS = (
     "estimate",
     "se",
     "ci_low",
@@ -29,64 +31,28 @@ ESTIMATE_COLUMNS = (
     "estimate_diagonal",
     "se_diagonal",
     "p_value_diagonal",
+    "se_unfloored",
     "q",
     "q_p",
+    "i2",
+    "tau2",
     "intercept",
     "intercept_se",
     "intercept_p",
+    "n_valid",
+    "n_modes",
+    "p_global",
+    "p_distortion",
+    "without_position_low",
+    "without_position_high",
+    "influential_position",
 )
-DIAGNOSTIC_COLUMNS = ("mean_f", "i2_gx", "i2_gx_weighted")
+"""Result columns that hold a number, of every method."""
 
-
-@dataclass(frozen=True, eq=False)
-class Instruments:
-    """Effects of one sequence's instruments.
-
-    Attributes
-    ----------
-    bx, se_x, by, se_y : ndarray of float64, shape (instruments,)
-        Effects on exposure and outcome and their standard errors.
-    draws_x, draws_y : ndarray of float64, shape (draws, instruments) or None
-        The effects in each draw.
-    status : str
-        ``ok``, or why there is nothing to estimate; then the arrays only give the count.
-    """
-
-    bx: Array
-    se_x: Array
-    by: Array
-    se_y: Array
-    draws_x: Array | None = None
-    draws_y: Array | None = None
-    status: str = "ok"
-
-    @classmethod
-    def none(cls, status: str, count: int = 0) -> Instruments:
-        """Return a sequence that cannot be estimated, with the number of instruments found."""
-        nothing = np.full(count, np.nan)
-        return cls(nothing, nothing, nothing, nothing, status=status)
-
-    def usable(self) -> Instruments:
-        """Drop instruments with a missing or infinite value or without a standard error.
-
-        An outcome effect that does not vary over draws (se_y = 0) would get infinite weight.
-        """
-        keep = np.isfinite(self.bx) & np.isfinite(self.by)
-        keep &= np.isfinite(self.se_x) & np.isfinite(self.se_y) & (self.se_x > 0) & (self.se_y > 0)
-        for draws in (self.draws_x, self.draws_y):
-            if draws is not None:
-                keep &= np.isfinite(draws).all(axis=0)
-        if keep.all():
-            return self
-        return Instruments(
-            self.bx[keep],
-            self.se_x[keep],
-            self.by[keep],
-            self.se_y[keep],
-            None if self.draws_x is None else self.draws_x[:, keep],
-            None if self.draws_y is None else self.draws_y[:, keep],
-            self.status if keep.any() or not self.bx.size else "no_variation",
-        )
+_COPIED = (
+    *("se_unfloored", "q", "q_p", "tau2", "intercept", "intercept_se", "intercept_p"),
+    *("n_valid", "n_modes", "p_global", "p_distortion"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,19 +62,32 @@ class Estimates:
     Attributes
     ----------
     values : dict of str to ndarray of float64, shape (sequences,)
-        `ESTIMATE_COLUMNS` and `DIAGNOSTIC_COLUMNS`; NaN where there is no value.
-    n_instruments : ndarray of int32, shape (sequences,)
-        Instruments used, or found where the status is not ``ok``.
+        `NUMBERS`; NaN where there is no value.
+    diagnostics : dict of str to ndarray, shape (sequences,)
+        What `deepmr.mr.describe.describe` tells, the same for every method.
+    n_instruments, n_dropped : ndarray of int32, shape (sequences,)
+        Instruments used, or found where the status is not ``ok``; and left out.
     status : ndarray of object, shape (sequences,)
         ``ok``, ``too_few_instruments``, ``no_variation``, ``not_estimable`` (the instruments do
-        not identify a slope), or the status of the input.
+        not identify an effect), the estimator's own reason, or the status of the input.
+    ci_kind : ndarray of object, shape (sequences,)
+        ``rubin``, ``wald``, ``clr``, ``likelihood``, ``hpd``; None without an estimate.
+    ci_set : ndarray of object, shape (sequences,)
+        (intervals, 2) where the 95 % set may be more than one interval, otherwise None.
+    p_valid : ndarray of object, shape (sequences,)
+        (instruments,) where the method judges each instrument, otherwise None.
     draws, draws_se : ndarray, shape (sequences, draws)
         Estimate and its own standard error in each draw; no columns without draws.
     """
 
     values: dict[str, Array]
+    diagnostics: dict[str, np.ndarray]
     n_instruments: np.ndarray
+    n_dropped: np.ndarray
     status: np.ndarray
+    ci_kind: np.ndarray
+    ci_set: np.ndarray
+    p_valid: np.ndarray
     draws: Array
     draws_se: Array
 
@@ -134,14 +113,13 @@ def estimate_all(
     """
     usable = [item.usable() if item.status == "ok" else item for item in items]
     n_draws = max((len(i.draws_x) for i in usable if i.draws_x is not None), default=0)
-    results = {method.name: _empty(usable, n_draws) for method in methods}
+    diagnostics = _no_diagnostics(len(usable))
+    results = {method.name: _empty(usable, n_draws, diagnostics) for method in methods}
     for indices, group in _groups(usable):
-        with np.errstate(divide="ignore", invalid="ignore"):
-            strength = {name: getattr(diagnostics, name)(group) for name in DIAGNOSTIC_COLUMNS}
+        for name, value in describe(group).items():
+            diagnostics[name][indices] = value
         for method in methods:
             result = results[method.name]
-            for name, value in strength.items():
-                result.values[name][indices] = value
             if group.bx.shape[1] < method.minimum:
                 result.status[indices] = "too_few_instruments"
                 continue
@@ -149,17 +127,32 @@ def estimate_all(
     return results
 
 
-def _empty(items: Sequence[Instruments], n_draws: int) -> Estimates:
+def _no_diagnostics(count: int) -> dict[str, np.ndarray]:
+    one = np.ones((1, 1))
+    return {
+        name: np.full(count, None if value.dtype == object else np.nan, dtype=value.dtype)
+        for name, value in describe(Group(one, one, one, one)).items()
+    }
+
+
+def _empty(
+    items: Sequence[Instruments], n_draws: int, diagnostics: dict[str, np.ndarray]
+) -> Estimates:
     count = len(items)
     status = np.array([i.status for i in items], dtype=object)
     sizes = np.array([i.bx.size for i in items], dtype=np.int32)
     status[(status == "ok") & (sizes == 0)] = "too_few_instruments"
     return Estimates(
-        {name: np.full(count, np.nan) for name in ESTIMATE_COLUMNS + DIAGNOSTIC_COLUMNS},
-        sizes,
-        status,
-        np.full((count, n_draws), np.nan),
-        np.full((count, n_draws), np.nan),
+        values={name: np.full(count, np.nan) for name in NUMBERS},
+        diagnostics=diagnostics,
+        n_instruments=sizes,
+        n_dropped=np.array([i.n_dropped for i in items], dtype=np.int32),
+        status=status,
+        ci_kind=np.full(count, None, dtype=object),
+        ci_set=np.full(count, None, dtype=object),
+        p_valid=np.full(count, None, dtype=object),
+        draws=np.full((count, n_draws), np.nan),
+        draws_se=np.full((count, n_draws), np.nan),
     )
 
 
@@ -170,32 +163,25 @@ def _groups(items: Sequence[Instruments]) -> Iterator[tuple[np.ndarray, Group]]:
         if item.status == "ok" and item.bx.size:
             by_size.setdefault(item.bx.size, []).append(index)
     for size, indices in by_size.items():
-        first = items[indices[0]].draws_x
-        step = max(1, _GROUP_ELEMENTS // (size * (1 if first is None else len(first))))
+        first = items[indices[0]]
+        layers = 1 if first.draws_x is None else len(first.draws_x)
+        if first.correlation is not None:
+            layers = size
+        step = max(1, _GROUP_ELEMENTS // (size * layers))
         for start in range(0, len(indices), step):
             chunk = indices[start : start + step]
-            members = [items[i] for i in chunk]
-            yield (
-                np.array(chunk),
-                Group(
-                    _stack([m.bx for m in members]),
-                    _stack([m.se_x for m in members]),
-                    _stack([m.by for m in members]),
-                    _stack([m.se_y for m in members]),
-                    _stack_draws([m.draws_x for m in members]),
-                    _stack_draws([m.draws_y for m in members]),
-                ),
-            )
+            yield np.array(chunk), _group([items[i] for i in chunk])
 
 
-def _stack(arrays: Sequence[Array]) -> Array:
+def _group(members: Sequence[Instruments]) -> Group:
     """Stack in C order; `np.stack` keeps the order of its inputs, and sums round by order."""
-    return np.ascontiguousarray(np.stack(arrays))
 
+    def stack(name: str) -> Any:
+        given = [getattr(member, name) for member in members]
+        return None if given[0] is None else np.ascontiguousarray(np.stack(given))
 
-def _stack_draws(draws: Sequence[Array | None]) -> Array | None:
-    given = [d for d in draws if d is not None]
-    return _stack(given) if given else None
+    names = ("bx", "se_x", "by", "se_y", "draws_x", "draws_y", "rho_xy", "correlation", "positions")
+    return Group(**{name: stack(name) for name in names})
 
 
 def _estimate_group(
@@ -204,40 +190,76 @@ def _estimate_group(
     """Write the results of a group into `result`."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         fit = method.fit(group, options)
-        values = _diagonal(fit)
+        values = _of_fit(fit)
+        kind = _kinds(fit)
+        diagonal = fit
         if group.draws_x is not None:
-            drawn = method.fit_draws(group)
+            drawn = method.fit_draws(group, options)
             estimates = drawn.estimates
-            if options.centre == "mean_effects":
+            if method.covariance_aware or options.centre == "mean_effects":
                 estimates = estimates + (fit.estimate - estimates.mean(axis=1))[:, None]
             combined = rubin(estimates, drawn.se_within * drawn.se_within)
-            for name in ("estimate", "se", "ci_low", "ci_high", "p_value"):
-                values[name] = getattr(combined, name)
             values["se_within"] = combined.se_within
             values["se_draws"] = combined.se_draws
+            if method.covariance_aware:
+                diagonal = method.fit(_without_draws(group), options)
+            else:
+                for name in ("estimate", "se", "ci_low", "ci_high", "p_value"):
+                    values[name] = getattr(combined, name)
+                kind[:] = "rubin"
+        values["estimate_diagonal"], values["se_diagonal"] = diagonal.estimate, diagonal.se
+        values["p_value_diagonal"] = _interval(diagonal)[2]
+        values |= position_influence(group, method.name)
     determined = np.isfinite(values["estimate"]) & np.isfinite(values["se"]) & (values["se"] > 0)
+    reason = np.full(len(indices), "not_estimable", dtype=object)
+    if fit.status is not None:
+        own = fit.status != "ok"
+        reason[own] = fit.status[own]
+        determined &= ~own
     for name, value in values.items():
         result.values[name][indices] = np.where(determined, value, np.nan)
-    result.status[indices[~determined]] = "not_estimable"
+    result.status[indices[~determined]] = reason[~determined]
+    result.ci_kind[indices[determined]] = kind[determined]
+    for row in np.flatnonzero(determined):
+        if fit.ci_set is not None:
+            result.ci_set[indices[row]] = fit.ci_set[row]
+        if fit.p_valid is not None:
+            result.p_valid[indices[row]] = fit.p_valid[row]
     if group.draws_x is not None:
         result.draws[indices[determined]] = estimates[determined]
         result.draws_se[indices[determined]] = drawn.se[determined]
 
 
-def _diagonal(fit: Fit) -> dict[str, Array]:
-    low, high, p_value = student_interval(fit.estimate, fit.se, np.inf)
+def _without_draws(group: Group) -> Group:
+    """Keep only each instrument's own error correlation of what the draws tell."""
+    return replace(group, draws_x=None, draws_y=None, rho_xy=group.error_correlation)
+
+
+def _interval(fit: Fit) -> tuple[Array, Array, Array]:
+    if fit.ci_low is None or fit.ci_high is None or fit.p_value is None:
+        return student_interval(fit.estimate, fit.se, fit.df)
+    return fit.ci_low, fit.ci_high, fit.p_value
+
+
+def _kinds(fit: Fit) -> np.ndarray:
+    if fit.ci_kind is not None:
+        return fit.ci_kind.copy()
+    return np.full(len(fit.estimate), "wald", dtype=object)
+
+
+def _of_fit(fit: Fit) -> dict[str, Array]:
+    low, high, p_value = _interval(fit)
     values = {
         "estimate": fit.estimate,
         "se": fit.se,
         "ci_low": low,
         "ci_high": high,
         "p_value": p_value,
-        "estimate_diagonal": fit.estimate,
-        "se_diagonal": fit.se,
-        "p_value_diagonal": p_value,
     }
-    for name in ("q", "q_p", "intercept", "intercept_se", "intercept_p"):
+    for name in _COPIED:
         value = getattr(fit, name)
         if value is not None:
             values[name] = value
+    if fit.q is not None:
+        values["i2"] = np.maximum(1.0 - fit.q_df / fit.q, 0.0) if fit.q_df > 0 else fit.q * np.nan
     return values

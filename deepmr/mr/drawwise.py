@@ -86,11 +86,13 @@ def refit(fit: Callable[[Group, Options], Fit]) -> Callable[[Group, Options], Dr
             given_anchor_y=spread(group.by),
         )
         each = fit(flat, closed_form)
-        mean = fit(replace(group, draws_x=None, draws_y=None, rho_xy=group.error_correlation), closed_form)
+        undrawn = replace(group, draws_x=None, draws_y=None, rho_xy=group.error_correlation)
+        mean = fit(undrawn, closed_form)
         model = 0.0 if mean.se_model is None else mean.se_model * mean.se_model
         within = np.sqrt(np.maximum(mean.se * mean.se - model, 0.0))
         shape = (n_sequences, n_draws)
-        return DrawFit(each.estimate.reshape(shape), each.se.reshape(shape), within)
+        own = each.se if each.se_unfloored is None else each.se_unfloored
+        return DrawFit(each.estimate.reshape(shape), own.reshape(shape), within)
 
     return fit_draws
 

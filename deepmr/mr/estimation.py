@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,12 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from deepmr.effects import SE_KIND
-from deepmr.mr.batch import DIAGNOSTIC_COLUMNS, ESTIMATE_COLUMNS, Instruments, estimate_all
-from deepmr.mr.estimator import Options
+from deepmr.mr.batch import estimate_all
+from deepmr.mr.estimator import Estimator, Options
+from deepmr.mr.instrument_effects import Instruments, correlation_status
 from deepmr.mr.registry import estimators
+
+OPTIONS = tuple(field.name for field in fields(Options) if field.name != "seed")
 
 
 def estimate(
@@ -26,6 +30,7 @@ def estimate(
     correlation: ArrayLike | None = None,
     draws_x: ArrayLike | None = None,
     draws_y: ArrayLike | None = None,
+    positions: ArrayLike | None = None,
     seed: int = 0,
     **options: Any,
 ) -> pd.DataFrame:
@@ -36,82 +41,121 @@ def estimate(
     bx, se_x, by, se_y : array_like, shape (n,) or (sequences, n)
         Effects of the instruments on exposure and outcome, with their standard errors. Sequences
         with fewer instruments are padded with NaN; instruments with a missing value or a
-        standard error of 0 are left out and `n_instruments` tells how many stayed.
+        standard error of 0 are left out (`n_instruments` stayed, `n_dropped` did not).
     methods : sequence of str
-        ``ivw``, ``ivw_fixed``, ``egger``, ``weighted_median``.
-    rho_xy, correlation : array_like, optional
-        Error correlations, for methods that use them; of the present ones none does.
+        Names in `deepmr.mr.registry.ESTIMATORS`; ``docs/estimators.md`` explains each.
+    rho_xy : array_like, shape of bx, or float, optional
+        Correlation of the errors of an instrument's two effects, inside (-1, 1).
+    correlation : array_like, shape (n, n) or (sequences, n, n), or float, optional
+        Correlation of the errors of different instruments; a number is the same for all pairs
+        (effects that share a reference). Not together with draws, which carry it.
     draws_x, draws_y : array_like, shape (draws, n) or (sequences, draws, n), optional
-        Effects in each draw. Then estimate, se, interval and p-value are draw-wise.
+        Effects in each draw. Then estimate, se, interval and p-value are draw-wise, or, for the
+        covariance-aware methods, from the covariance of the draws.
+    positions : array_like of int, shape of bx, optional
+        Positions of the instruments, for leave-one-position-out; -1 or less is padding.
     seed : int
         Seed of every bootstrap.
     **options
-        ``bootstrap_iterations`` (1000), ``centre`` (``draws``); see `deepmr.mr.estimator.Options`.
+        Fields of `deepmr.mr.estimator.Options`.
 
     Returns
     -------
     pandas.DataFrame
         One row for each (sequence, method): ``sequence`` (row number), ``method``, ``estimate``,
         ``se``, ``se_kind`` (``posterior_sd`` with draws, otherwise ``analytic``), ``ci_low``,
-        ``ci_high`` (95 %), ``p_value``, ``se_within``, ``se_draws``, the same without
-        correlations as ``estimate_diagonal``, ``se_diagonal``, ``p_value_diagonal``, then
-        ``n_instruments``, ``mean_f``, ``i2_gx``, ``i2_gx_weighted``, ``q``, ``q_p``,
-        ``intercept``, ``intercept_se``, ``intercept_p``, ``status``, and with draws ``draws``
-        and ``draws_se`` (an array in each row).
+        ``ci_high`` (95 %), ``ci_kind``, ``ci_set``, ``p_value``; ``se_within``, ``se_draws``;
+        the same with instruments taken for independent as ``estimate_diagonal``,
+        ``se_diagonal``, ``p_value_diagonal``; the method's own numbers
+        (`deepmr.mr.batch.NUMBERS`) and ``p_valid``; what describes the instruments
+        (`deepmr.mr.describe`); ``n_instruments``, ``n_dropped``, ``status``; and with draws
+        ``draws`` and ``draws_se`` (an array in each row).
 
     Raises
     ------
     ValueError
-        If shapes disagree, a method or option is unknown, or an argument is given that no
-        method asked for would use.
+        If shapes disagree, a method or option is unknown, the correlation of all sequences is
+        none, or an argument is given that no method asked for would use. What is wrong with
+        one sequence alone gets a status.
     """
     chosen = estimators(methods)
-    for name, value in (("rho_xy", rho_xy), ("correlation", correlation)):
-        if value is not None:
-            raise ValueError(
-                f"{name} is given, but none of {', '.join(methods)} uses it; leave it out, or give "
-                "draws_x and draws_y, which carry every correlation"
-            )
-    unknown = set(options) - {"bootstrap_iterations", "centre"}
+    unknown = sorted(set(options) - set(OPTIONS))
     if unknown:
         raise ValueError(
-            f"unknown option {', '.join(sorted(unknown))}; the options are "
-            "bootstrap_iterations and centre"
+            f"unknown option {', '.join(unknown)}; the options are {', '.join(OPTIONS)}"
         )
     x = np.asarray(bx, dtype=np.float64)
     if x.ndim not in (1, 2):
         raise ValueError(f"bx must have shape (n,) or (sequences, n); found {x.shape}")
-    arrays = [_matched(name, a, x.shape) for name, a in (("bx", bx), ("se_x", se_x))]
-    arrays += [_matched(name, a, x.shape) for name, a in (("by", by), ("se_y", se_y))]
+    arrays = {"bx": bx, "se_x": se_x, "by": by, "se_y": se_y}
+    if rho_xy is not None:
+        _used("rho_xy", chosen)
+        arrays["rho_xy"] = np.broadcast_to(rho_xy, x.shape) if np.ndim(rho_xy) == 0 else rho_xy
+    if positions is not None:
+        arrays["positions"] = positions
+    matched = {name: _matched(name, values, x.shape) for name, values in arrays.items()}
     draws = _draws(draws_x, draws_y, x.shape)
+    matrices = None
+    if correlation is not None:
+        _used("correlation", chosen)
+        if draws:
+            raise ValueError(
+                "correlation is given beside draws_x and draws_y, which carry every correlation; "
+                "leave one of them out"
+            )
+        matrices = _correlations(correlation, x.shape)
     items = [
-        _instruments([a[i] for a in arrays], [d[i] for d in draws]) for i in range(len(arrays[0]))
+        _instruments(
+            {name: values[i] for name, values in matched.items()},
+            {name: values[i] for name, values in draws.items()},
+            None if matrices is None else matrices[i],
+        )
+        for i in range(len(matched["bx"]))
     ]
-    results = estimate_all(items, chosen, Options(seed=seed, **options))
+    return _table(items, chosen, Options(seed=seed, **options), bool(draws))
 
+
+def _table(
+    items: Sequence[Instruments], chosen: Sequence[Estimator], options: Options, with_draws: bool
+) -> pd.DataFrame:
+    count = len(items)
     frames = []
-    for order, (name, result) in enumerate(results.items()):
-        count = len(items)
+    for order, (name, result) in enumerate(estimate_all(items, chosen, options).items()):
+        values = dict(result.values)
+        first = {column: values.pop(column) for column in ("estimate", "se")}
         frame = pd.DataFrame(
             {
                 "sequence": np.arange(count),
                 "method": [name] * count,
-                **{column: result.values[column] for column in ESTIMATE_COLUMNS[:2]},
-                "se_kind": [SE_KIND if draws else "analytic"] * count,
-                **{column: result.values[column] for column in ESTIMATE_COLUMNS[2:10]},
+                **first,
+                "se_kind": [SE_KIND if with_draws else "analytic"] * count,
+                **{column: values.pop(column) for column in ("ci_low", "ci_high")},
+                "ci_kind": pd.array(result.ci_kind, dtype="str"),
+                "ci_set": result.ci_set,
+                **values,
+                "p_valid": result.p_valid,
+                **result.diagnostics,
+                "rucker": pd.array(result.diagnostics["rucker"], dtype="str"),
                 "n_instruments": result.n_instruments,
-                **{column: result.values[column] for column in DIAGNOSTIC_COLUMNS},
-                **{column: result.values[column] for column in ESTIMATE_COLUMNS[10:]},
+                "n_dropped": result.n_dropped,
                 "status": result.status,
                 "order": order,
             }
         )
-        if draws:
+        if with_draws:
             frame["draws"] = list(result.draws)
             frame["draws_se"] = list(result.draws_se)
         frames.append(frame)
     table = pd.concat(frames, ignore_index=True).sort_values(["sequence", "order"], kind="stable")
     return table.drop(columns="order").reset_index(drop=True)
+
+
+def _used(name: str, chosen: Sequence[Estimator]) -> None:
+    if not any(name in method.uses for method in chosen):
+        raise ValueError(
+            f"{name} is given, but none of {', '.join(method.name for method in chosen)} uses "
+            "it; leave it out, or give draws_x and draws_y, which carry every correlation"
+        )
 
 
 def _matched(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -123,9 +167,9 @@ def _matched(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np
 
 def _draws(
     draws_x: ArrayLike | None, draws_y: ArrayLike | None, shape: tuple[int, ...]
-) -> list[NDArray[np.float64]]:
+) -> dict[str, NDArray[np.float64]]:
     if draws_x is None and draws_y is None:
-        return []
+        return {}
     if draws_x is None or draws_y is None:
         raise ValueError("give both draws_x and draws_y, or neither")
     x, y = np.asarray(draws_x, dtype=np.float64), np.asarray(draws_y, dtype=np.float64)
@@ -137,13 +181,44 @@ def _draws(
         raise ValueError(f"draws_y must have the shape of draws_x, {x.shape}; found {y.shape}")
     if x.shape[-2] < 2:
         raise ValueError(f"draw-wise standard errors need at least 2 draws; found {x.shape[-2]}")
-    return [x[None], y[None]] if len(shape) == 1 else [x, y]
+    if len(shape) == 1:
+        x, y = x[None], y[None]
+    return {"draws_x": x, "draws_y": y}
+
+
+def _correlations(
+    correlation: ArrayLike, shape: tuple[int, ...]
+) -> Sequence[NDArray[np.float64]] | NDArray[np.float64]:
+    """Return a matrix for each sequence; one that holds for all is checked here."""
+    n, count = shape[-1], 1 if len(shape) == 1 else shape[0]
+    matrix = np.asarray(correlation, dtype=np.float64)
+    if matrix.ndim == 0:
+        matrix = np.where(np.eye(n, dtype=np.bool_), 1.0, matrix)
+    if matrix.shape == (n, n):
+        status = correlation_status(matrix)
+        if status != "ok":
+            raise ValueError(
+                f"correlation is no correlation matrix: {status.replace('_', ' ')}; its diagonal "
+                "must be 1, it must be symmetric, and every eigenvalue must be positive"
+            )
+        return [matrix] * count
+    if matrix.shape == (*shape, n) and len(shape) == 2:
+        return matrix
+    expected = f"({n}, {n})" + (f" or ({count}, {n}, {n})" if len(shape) == 2 else "")
+    raise ValueError(f"correlation must be a number or have shape {expected}; found {matrix.shape}")
 
 
 def _instruments(
-    values: list[NDArray[np.float64]], draws: list[NDArray[np.float64]]
+    values: dict[str, NDArray[np.float64]],
+    draws: dict[str, NDArray[np.float64]],
+    correlation: NDArray[np.float64] | None,
 ) -> Instruments:
-    present = ~np.isnan(np.stack(values)).all(axis=0)
-    bx, se_x, by, se_y = (value[present] for value in values)
-    draws_x, draws_y = (d[:, present] for d in draws) if draws else (None, None)
-    return Instruments(bx, se_x, by, se_y, draws_x, draws_y)
+    """Take the padding off one sequence."""
+    present = ~np.isnan(np.stack([values[name] for name in ("bx", "se_x", "by", "se_y")])).all(0)
+    kept: dict[str, Any] = {name: array[present] for name, array in values.items()}
+    kept |= {name: array[:, present] for name, array in draws.items()}
+    if "positions" in kept:
+        kept["positions"] = kept["positions"].astype(np.int64)
+    if correlation is not None:
+        kept["correlation"] = correlation[np.ix_(present, present)]
+    return Instruments(**kept)

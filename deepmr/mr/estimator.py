@@ -32,6 +32,8 @@ class Group:
     given_anchor_x, given_anchor_y : ndarray, shape (sequences, instruments) or None
         What decides weights, orientation and bandwidth where it is not bx and by: the mean
         effects, when this group holds the effects of single draws.
+    positions : ndarray of int, shape (sequences, instruments) or None
+        Position of each instrument in its sequence; alleles of one position share it.
     """
 
     bx: Array
@@ -44,6 +46,7 @@ class Group:
     correlation: Array | None = None
     given_anchor_x: Array | None = None
     given_anchor_y: Array | None = None
+    positions: NDArray[np.int64] | None = None
 
     @property
     def weights(self) -> Array:
@@ -278,6 +281,9 @@ class Estimator:
         any `fit`.
     uses : frozenset of str
         Which of ``rho_xy`` and ``correlation`` change its answer.
+    covariance_aware : bool
+        `fit` itself carries the covariance in the draws, so that with draws its own interval
+        is reported, not Rubin's combination.
     """
 
     name: str
@@ -285,6 +291,7 @@ class Estimator:
     fit: Callable[[Group, Options], Fit]
     fit_draws: Callable[[Group, Options], DrawFit]
     uses: frozenset[str] = field(default_factory=frozenset)
+    covariance_aware: bool = False
 
 
 def drawn(group: Group) -> tuple[Array, Array]:

@@ -4,13 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from deepmr.mr.bayesian_mode import BAYESIAN_MODE
+from deepmr.mr.contamination import CONTAMINATION_MIXTURE
+from deepmr.mr.divw import DIVW
 from deepmr.mr.egger import EGGER
 from deepmr.mr.estimator import Estimator
-from deepmr.mr.ivw import IVW, IVW_FIXED
-from deepmr.mr.median import WEIGHTED_MEDIAN
+from deepmr.mr.ivw import IVW, IVW_DELTA, IVW_FIXED
+from deepmr.mr.median import PENALIZED_WEIGHTED_MEDIAN, SIMPLE_MEDIAN, WEIGHTED_MEDIAN
+from deepmr.mr.mode import SIMPLE_MODE, WEIGHTED_MODE
+from deepmr.mr.presso import MR_PRESSO
+from deepmr.mr.profile import EGGER_PROFILE, MAX_LIKELIHOOD, PROFILE
+from deepmr.mr.raps import RAPS
+from deepmr.mr.simex import EGGER_SIMEX
 
 ESTIMATORS: dict[str, Estimator] = {
-    estimator.name: estimator for estimator in (EGGER, IVW, IVW_FIXED, WEIGHTED_MEDIAN)
+    estimator.name: estimator
+    for estimator in (
+        IVW,
+        IVW_FIXED,
+        IVW_DELTA,
+        EGGER,
+        EGGER_SIMEX,
+        SIMPLE_MEDIAN,
+        WEIGHTED_MEDIAN,
+        PENALIZED_WEIGHTED_MEDIAN,
+        SIMPLE_MODE,
+        WEIGHTED_MODE,
+        MAX_LIKELIHOOD,
+        PROFILE,
+        EGGER_PROFILE,
+        CONTAMINATION_MIXTURE,
+        DIVW,
+        RAPS,
+        MR_PRESSO,
+        BAYESIAN_MODE,
+    )
 }
 
 

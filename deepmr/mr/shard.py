@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deepmr import tables
-from deepmr.effects import SE_KIND, Effects, on_scale, summarise_draws
+from deepmr.effects import Effects, on_scale, summarise_draws
 from deepmr.genome.alphabet import encode
 from deepmr.instruments import Mask, resolve, select
 from deepmr.motifs import Motif, hit_positions
-from deepmr.mr.batch import Estimates, Instruments, estimate_all
+from deepmr.mr.batch import estimate_all
 from deepmr.mr.estimator import Options
+from deepmr.mr.instrument_effects import Instruments
 from deepmr.mr.registry import estimators
-from deepmr.mr.stored_effects import read_mutations, read_references
+from deepmr.mr.rows import result_columns
+from deepmr.mr.stored_effects import Mutations, read_mutations, read_references
 
 _BLOCK = 64
 """Sequences whose instruments are held at once."""
@@ -51,8 +53,8 @@ class Settings:
         A hit is a word that a random word outscores with at most this probability.
     both_strands : bool
         Look for motifs on both strands (False for RNA).
-    seed, bootstrap_iterations, centre
-        As in `deepmr.mr.estimator.Options`.
+    options : Options
+        Settings of the estimators.
     """
 
     methods: Sequence[str] = ("egger", "ivw", "ivw_fixed", "weighted_median")
@@ -63,9 +65,7 @@ class Settings:
     strength: float = 2.0
     motif_p_value: float = 1e-4
     both_strands: bool = True
-    seed: int = 0
-    bootstrap_iterations: int = 200
-    centre: str = "draws"
+    options: Options = field(default_factory=Options)
 
     @classmethod
     def of(
@@ -77,12 +77,12 @@ class Settings:
         seed: int,
     ) -> Settings:
         """Return the settings that the sections ``mr`` and ``instruments`` of a config say."""
+        own = ("methods", "primary", "effect_scale")
         return cls(
             methods=mr["methods"],
             effect_scale=mr["effect_scale"],
-            centre=mr["centre"],
             both_strands=both_strands,
-            seed=seed,
+            options=Options(seed=seed, **{k: v for k, v in mr.items() if k not in own}),
             **instruments,
         )
 
@@ -168,17 +168,17 @@ def estimate_shard(
         If a target, column or sequence is missing, or a sequence's effects are not together.
     """
     chosen = estimators(settings.methods)
-    options = Options(settings.seed, settings.bootstrap_iterations, settings.centre)
     questions = _questions(pairs, motifs, settings)
     parts: list[pa.Table] = []
     found = shard_instruments(sequences, effects, references, pairs, motifs, settings, kinds)
     while some := list(itertools.islice(found, _BLOCK * len(questions))):
         for place, question in enumerate(questions):
             own = [one for one in some if one.question == question]
-            results = estimate_all([one.instruments for one in own], chosen, options)
+            results = estimate_all([one.instruments for one in own], chosen, settings.options)
             rows = np.array([one.row for one in own], dtype=np.int64)
             for rank, (method, result) in enumerate(results.items()):
-                columns = _columns(model, question, method, own, result)
+                columns = result_columns(method, [one.instruments for one in own], result)
+                columns |= _key_columns(model, question, own)
                 columns["rank"] = pa.array((rows * len(questions) + place) * len(chosen) + rank)
                 parts.append(pa.table(columns))
     if not parts:
@@ -251,7 +251,7 @@ def shard_instruments(
                         delta_eval=mutations.evaluated[target],
                     )
             motif_positions = hits[question.exposure][row] if question.exposure in hits else None
-            item = _instruments(question, scaled, mutations.positions, motif_positions, settings)
+            item = _instruments(question, scaled, mutations, motif_positions, settings)
             yield SequenceInstruments(mutations.sequence_id, row, stratum, question, item)
     for absent in np.flatnonzero(~done).tolist():
         for question in questions:
@@ -330,16 +330,16 @@ def _hits(
 def _instruments(
     question: Question,
     scaled: Mapping[str, Effects],
-    positions: NDArray[np.int32],
+    mutations: Mutations,
     motif_positions: Mask | None,
     settings: Settings,
 ) -> Instruments:
-    """Select the instruments of one sequence and gather their effects."""
+    """Select the instruments of one sequence and gather their usable effects."""
     exposure, outcome = scaled[question.exposure], scaled[question.outcome]
     selection = select(
         question.rule,
         exposure,
-        positions,
+        mutations.positions,
         motif_positions,
         minimum=settings.minimum,
         maximum=settings.maximum,
@@ -352,46 +352,29 @@ def _instruments(
     draws_y = np.ascontiguousarray(outcome.draws[selection.draws][:, mask])
     if len(draws_x) < 2:
         return Instruments.none("too_few_draws", int(mask.sum()))
-    return Instruments(*summarise_draws(draws_x), *summarise_draws(draws_y), draws_x, draws_y)
+    return Instruments(
+        *summarise_draws(draws_x),
+        *summarise_draws(draws_y),
+        draws_x,
+        draws_y,
+        positions=mutations.positions[mask].astype(np.int64),
+        alleles=mutations.alleles[mask],
+    ).usable()
 
 
-def _columns(
-    model: str,
-    question: Question,
-    method: str,
-    own: Sequence[SequenceInstruments],
-    result: Estimates,
+def _key_columns(
+    model: str, question: Question, own: Sequence[SequenceInstruments]
 ) -> dict[str, pa.Array]:
-    """Columns of `tables.MR` for one question and method; NaN becomes null."""
-    count = len(own)
-    columns = {
-        name: pa.array([value] * count, pa.string())
-        for name, value in (
-            ("model", model),
-            ("pair", question.pair.name),
-            ("direction", question.direction),
-            ("exposure", question.exposure),
-            ("outcome", question.outcome),
-            ("method", method),
-            ("instrument_rule", question.rule),
-            ("se_kind", SE_KIND),
-        )
+    """Columns of `tables.MR` that say what was asked."""
+    asked = {
+        "model": model,
+        "pair": question.pair.name,
+        "direction": question.direction,
+        "exposure": question.exposure,
+        "outcome": question.outcome,
+        "instrument_rule": question.rule,
     }
+    columns = {name: pa.array([value] * len(own), pa.string()) for name, value in asked.items()}
     columns["sequence_id"] = pa.array([one.sequence_id for one in own], pa.string())
     columns["stratum"] = pa.array([one.stratum for one in own], pa.string())
-    columns["n_instruments"] = pa.array(result.n_instruments)
-    columns["status"] = pa.array(result.status, pa.string())
-    for name, values in result.values.items():
-        columns[name] = pa.array(values, from_pandas=True)
-    for name, draws in (("draws", result.draws), ("draws_se", result.draws_se)):
-        columns[name] = _lists(draws, result.status == "ok")
     return columns
-
-
-def _lists(values: NDArray[np.float64], present: Mask) -> pa.ListArray:
-    """Pack (n, draws) as a list column, null where a row is not present."""
-    lengths = np.where(present, values.shape[1], 0)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    flat = pa.array(values[present].astype(np.float32).reshape(-1))
-    missing = pa.array(~present)
-    return pa.ListArray.from_arrays(pa.array(offsets), flat, mask=missing)

@@ -47,6 +47,8 @@ class Mutations:
         The sequence.
     positions : ndarray, shape (mutations,)
         0-based positions.
+    alleles : ndarray of object, shape (mutations,)
+        The bases put in.
     draws : dict of str to ndarray, shape (mutations, draws)
         By target, logit differences.
     evaluated : dict of str to ndarray, shape (mutations,)
@@ -55,6 +57,7 @@ class Mutations:
 
     sequence_id: str
     positions: NDArray[np.int32]
+    alleles: NDArray[np.object_]
     draws: dict[str, NDArray[np.floating]]
     evaluated: dict[str, NDArray[np.float32]]
 
@@ -84,7 +87,7 @@ def read_references(
 
 def read_mutations(paths: Iterable[Path], targets: Sequence[str]) -> Iterator[Mutations]:
     """Yield the mutations of the listed effects tables, a sequence at a time."""
-    columns = ["sequence_id", "position", *(f"{t}.{c}" for t in targets for c in ("eval", "draws"))]
+    columns = ["sequence_id", "position", "alt", *(f"{t}.{c}" for t in targets for c in ("eval", "draws"))]
     for path in paths:
         _check_targets(path, targets)
         rest: list[pa.Table] = []
@@ -112,6 +115,7 @@ def _block(pieces: Sequence[pa.Table], targets: Sequence[str]) -> Mutations:
     return Mutations(
         table["sequence_id"][0].as_py(),
         table["position"].to_numpy(),
+        table["alt"].to_numpy(),
         {t: tables.draws_array(c.field("draws")) for t, c in columns.items()},
         {t: c.field("eval").to_numpy(zero_copy_only=False) for t, c in columns.items()},
     )

@@ -7,7 +7,9 @@ import pytest
 from deepmr import mr, tables
 from deepmr.effects import on_scale
 from deepmr.motifs import Motif
+from deepmr.mr.estimator import Options
 from deepmr.mr.gather import gather
+from deepmr.mr.registry import ESTIMATORS
 from deepmr.mr.shard import Pair, Settings, estimate_shard
 
 LENGTH, N_DRAWS, SITE = 20, 12, "ACGTTGCA"
@@ -19,7 +21,7 @@ MOTIF = Motif(
     np.array([[97.0 if base == letter else 1.0 for letter in SITE] for base in "ACGT"]),
 )
 MOTIFS = {"TF": MOTIF, "open": None}
-SETTINGS = Settings(minimum=5, bootstrap_iterations=20)
+SETTINGS = Settings(minimum=5, options=Options(bootstrap_iterations=20))
 
 
 def sequence_table(n=6):
@@ -238,3 +240,44 @@ def test_tables_that_do_not_belong_together(tmp_path):
     with pytest.raises(ValueError, match="must all have the same length"):
         run(longer, effects, references)
     assert short.exists()
+
+
+def test_every_method_fills_its_columns(tmp_path):
+    settings = replace(SETTINGS, methods=tuple(ESTIMATORS))
+    table = estimated(tmp_path, [0, 1], settings)
+    assert table.schema.equals(tables.MR)
+    frame = table.to_pandas()
+    assert set(frame["method"]) == set(ESTIMATORS)
+    usable = frame[frame["status"] == "ok"].set_index("method")
+    assert set(usable.index) == set(ESTIMATORS)
+    for column, methods in {
+        "without_position_low": ("ivw", "ivw_fixed", "egger"),
+        "tau2": ("profile", "raps", "divw"),
+        "intercept": ("egger", "egger_profile"),
+        "ci_set": ("bayesian_mode",),
+        "p_valid": ("bayesian_mode", "mr_presso", "contamination_mixture"),
+        "n_modes": ("bayesian_mode", "weighted_mode"),
+        "p_global": ("mr_presso",),
+        "rucker": tuple(ESTIMATORS),
+        "detectable_effect": tuple(ESTIMATORS),
+    }.items():
+        for method in methods:
+            assert usable.loc[[method], column].notna().all(), (column, method)
+    assert usable.loc["ivw", "p_valid"].isna().all()
+
+
+def test_validity_names_the_mutation(tmp_path):
+    settings = replace(SETTINGS, methods=("bayesian_mode",), rule="all")
+    table = estimated(tmp_path, [0], settings)
+    row = table.slice(0, 1).to_pylist()[0]
+    assert row["status"] == "ok"
+    assert len(row["p_valid"]) == row["n_instruments"]
+    (sequence,) = [
+        s for s in sequence_table().to_pylist() if s["sequence_id"] == row["sequence_id"]
+    ]
+    mutations = [(v["position"], v["alt"]) for v in row["p_valid"]]
+    assert len(set(mutations)) == len(mutations)
+    assert all(sequence["sequence"][place] != base for place, base in mutations)
+    assert sum(v["p"] for v in row["p_valid"]) == pytest.approx(row["n_valid"], rel=1e-5)
+    low, high = row["ci_set"][0][0], row["ci_set"][-1][1]
+    assert low < row["estimate_diagonal"] < high

@@ -1,0 +1,250 @@
+"""Coverage of the 95 % intervals of MR estimators where the truth is known.
+
+    python -m benchmarks.coverage --json
+
+A design draws the effects of the mutations of one sequence: five motifs whose substitutions lower
+the exposure, errors of X and Y that correlate (.6) and share the reference (every two mutations
+.5), and pleiotropy. A method is an estimator of the registry and what it is told of the errors:
+``diagonal``, the standard errors; ``known``, also the covariance; ``draws``, draws with that
+covariance. Standard errors are known in all. Bias is that of the mean, and width the median (sets
+may be unbounded: their share stands beside it). `mc_error` is the standard error of the coverage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deepmr.mr.estimator import Fit, Group, Options
+from deepmr.mr.registry import estimators
+
+Array = NDArray[np.float64]
+
+SEED = 1
+REPLICATES = {False: 1000, True: 40}
+MUTATIONS = {False: 450, True: 150}
+DRAWS = {False: 100, True: 40}
+SHARED, X_Y = 0.5, 0.6
+MOTIFS, MOTIF_POSITIONS, ALLELES = 5, 8, 3
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Effects of one sequence, how their errors came about, and the true slope.
+
+    Attributes
+    ----------
+    bx, se_x, by, se_y : ndarray, shape (mutations,)
+        Effects and standard errors.
+    rho : float
+        Correlation of the two errors of a mutation.
+    correlation : ndarray, shape (mutations, mutations) or None
+        Correlation of the errors of different mutations; None where there is none.
+    truth : float
+        Causal effect.
+    """
+
+    bx: Array
+    se_x: Array
+    by: Array
+    se_y: Array
+    rho: float
+    correlation: Array | None
+    truth: float
+
+
+Design = Callable[[np.random.Generator, int], Data]
+
+
+def shared_reference(mutations: int) -> Array:
+    """Return the correlation of effects that share a part of the error."""
+    return np.where(np.eye(mutations, dtype=bool), 1.0, SHARED)
+
+
+def errors(rng: np.random.Generator, count: int, se_x: Array, se_y: Array) -> tuple[Array, Array]:
+    """Draw errors of X and Y, shape (count, mutations), with a shared reference."""
+    u, v = (
+        np.sqrt(SHARED) * rng.standard_normal((count, 1))
+        + np.sqrt(1.0 - SHARED) * rng.standard_normal((count, len(se_x)))
+        for _ in range(2)
+    )
+    return se_x * u, se_y * (X_Y * u + np.sqrt(1.0 - X_Y**2) * v)
+
+
+def motif_effects(rng: np.random.Generator, mutations: int) -> Array:
+    """Draw true effects on the exposure: in motifs each position matters more or less."""
+    positions = mutations // ALLELES
+    importance = np.zeros(positions)
+    for start in rng.choice(positions - MOTIF_POSITIONS, MOTIFS, replace=False):
+        importance[start : start + MOTIF_POSITIONS] = rng.uniform(0.0, 0.12, MOTIF_POSITIONS)
+    return -np.repeat(importance, ALLELES) * rng.uniform(0.5, 1.5, mutations)
+
+
+def balanced(slope: float, pleiotropy: float) -> Design:
+    """Return a design in which mutations act on Y beside X, on average by nothing."""
+
+    def design(rng: np.random.Generator, mutations: int) -> Data:
+        effect = motif_effects(rng, mutations)
+        se_x = 0.02 * np.exp(0.1 * rng.standard_normal(mutations))
+        se_y = 0.03 * np.exp(0.1 * rng.standard_normal(mutations))
+        error_x, error_y = errors(rng, 1, se_x, se_y)
+        by = slope * effect + pleiotropy * rng.standard_normal(mutations) + error_y[0]
+        correlation = shared_reference(mutations)
+        return Data(effect + error_x[0], se_x, by, se_y, X_Y, correlation, slope)
+
+    return design
+
+
+DESIGNS: dict[str, Design] = {
+    "slope .5": balanced(0.5, 0.0),
+    "slope .5, pleiotropy .02": balanced(0.5, 0.02),
+    "slope 0, pleiotropy .05": balanced(0.0, 0.05),
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """An estimator, and what it is told of the errors: ``diagonal``, ``known`` or ``draws``."""
+
+    estimator: str
+    told: str
+
+
+METHODS: dict[str, Method] = {
+    "ivw": Method("ivw", "diagonal"),
+    "egger": Method("egger", "diagonal"),
+    "max_likelihood": Method("max_likelihood", "known"),
+    "profile": Method("profile", "known"),
+    "profile, draws": Method("profile", "draws"),
+    "egger_profile": Method("egger_profile", "known"),
+}
+
+
+def group_of(data: Data, told: str, rng: np.random.Generator, draws: int) -> Group:
+    """Return the input of an estimator."""
+    rows = (v[None] for v in (data.bx, data.se_x, data.by, data.se_y))
+    if told == "diagonal":
+        return Group(*rows)
+    if told == "known":
+        correlation = None if data.correlation is None else data.correlation[None]
+        return Group(*rows, rho_xy=np.full((1, len(data.bx)), data.rho), correlation=correlation)
+    error_x, error_y = errors(rng, draws, data.se_x, data.se_y)
+    # The mean over draws is the effect, as it is in the tables.
+    draws_x = (data.bx + error_x - error_x.mean(axis=0))[None]
+    draws_y = (data.by + error_y - error_y.mean(axis=0))[None]
+    return Group(*rows, draws_x=draws_x, draws_y=draws_y)
+
+
+def interval(fit: Fit) -> Array:
+    """Return the 95 % set of the one sequence of a fit, shape (intervals, 2)."""
+    if fit.ci_set is not None:
+        return fit.ci_set[0]
+    if fit.ci_low is not None and fit.ci_high is not None:
+        return np.array([[fit.ci_low[0], fit.ci_high[0]]])
+    half = 1.959963984540054 * fit.se[0]
+    return np.array([[fit.estimate[0] - half, fit.estimate[0] + half]])
+
+
+def measure(
+    design: Design, methods: dict[str, Method], replicates: int, mutations: int, draws: int
+) -> dict[str, dict[str, float]]:
+    """Return the figures of every method on the same data sets of a design."""
+    found: dict[str, list[tuple[float, ...]]] = {name: [] for name in methods}
+    by_name = {e.name: e for e in estimators(sorted({m.estimator for m in methods.values()}))}
+    seconds = dict.fromkeys(methods, 0.0)
+    options = Options(bootstrap_iterations=0)
+    for replicate in range(replicates):
+        rng = np.random.default_rng([SEED, replicate])
+        data = design(rng, mutations)
+        groups = {
+            told: group_of(data, told, rng, draws)
+            for told in sorted({method.told for method in methods.values()})
+        }
+        for name, method in methods.items():
+            start = time.process_time()
+            fit = by_name[method.estimator].fit(groups[method.told], options)
+            seconds[name] += time.process_time() - start
+            parts = interval(fit)
+            covered = ((parts[:, 0] <= data.truth) & (data.truth <= parts[:, 1])).any()
+            robust = fit.ci_kind is not None and fit.ci_kind[0] != "wald"
+            found[name].append(
+                (
+                    float(fit.estimate[0]) - data.truth,
+                    float(fit.se[0]),
+                    float(covered),
+                    float((parts[:, 1] - parts[:, 0]).sum()),
+                    float(robust),
+                )
+            )
+    return {
+        name: summary(np.array(rows)) | {"ms": 1e3 * seconds[name] / replicates}
+        for name, rows in found.items()
+    }
+
+
+def summary(rows: Array) -> dict[str, float]:
+    """Return the figures of a method; `rows` are error, SE, covered, width, robust."""
+    estimated = np.isfinite(rows[:, 0])
+    error, se, covered, width, robust = rows[estimated].T
+    count = max(len(error), 1)
+    coverage = float(covered.mean())
+    return {
+        "coverage": coverage,
+        "mc_error": float(np.sqrt(max(coverage * (1.0 - coverage), 0.25 / count) / count)),
+        "bias": float(error.mean()),
+        "rmse": float(np.sqrt((error * error).mean())),
+        "sd": float(error.std()),
+        "mean_se": float(se.mean()),
+        "width": float(np.median(width)),
+        "unbounded": float(np.isinf(width).mean()),
+        "robust": float(robust.mean()),
+        "failed": float(1.0 - estimated.mean()),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return the figures as text."""
+    columns = ("coverage", "mc_error", "bias", "rmse", "mean_se", "width", "unbounded", "ms")
+    lines = []
+    for design, methods in result["designs"].items():
+        lines.append(f"{design:<26}" + "".join(f"{name:>11}" for name in columns))
+        for name, figures in methods.items():
+            lines.append(f"  {name:<24}" + "".join(f"{figures[c]:>11.4f}" for c in columns))
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    parser.add_argument("--quick", action="store_true", help="a smaller problem, for tests")
+    parser.add_argument("--replicates", type=int, help="data sets of each design")
+    parser.add_argument("--designs", nargs="+", choices=list(DESIGNS), default=list(DESIGNS))
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    arguments = parser.parse_args(argv)
+    quick = arguments.quick
+    replicates = arguments.replicates or REPLICATES[quick]
+    methods = {name: METHODS[name] for name in arguments.methods}
+    result: dict[str, Any] = {
+        "replicates": replicates,
+        "mutations": MUTATIONS[quick],
+        "draws": DRAWS[quick],
+        "designs": {},
+    }
+    for name in arguments.designs:
+        figures = measure(DESIGNS[name], methods, replicates, MUTATIONS[quick], DRAWS[quick])
+        result["designs"][name] = figures
+    print(json.dumps(result) if arguments.json else table(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
