@@ -17,7 +17,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -130,17 +130,17 @@ METHODS: dict[str, Method] = {
 
 def group_of(data: Data, told: str, rng: np.random.Generator, draws: int) -> Group:
     """Return the input of an estimator."""
-    rows = (v[None] for v in (data.bx, data.se_x, data.by, data.se_y))
+    group = Group(data.bx[None], data.se_x[None], data.by[None], data.se_y[None])
     if told == "diagonal":
-        return Group(*rows)
+        return group
     if told == "known":
         correlation = None if data.correlation is None else data.correlation[None]
-        return Group(*rows, rho_xy=np.full((1, len(data.bx)), data.rho), correlation=correlation)
+        return replace(group, rho_xy=np.full_like(group.bx, data.rho), correlation=correlation)
     error_x, error_y = errors(rng, draws, data.se_x, data.se_y)
     # The mean over draws is the effect, as it is in the tables.
     draws_x = (data.bx + error_x - error_x.mean(axis=0))[None]
     draws_y = (data.by + error_y - error_y.mean(axis=0))[None]
-    return Group(*rows, draws_x=draws_x, draws_y=draws_y)
+    return replace(group, draws_x=draws_x, draws_y=draws_y)
 
 
 def interval(fit: Fit) -> Array:

@@ -121,35 +121,41 @@ def against_genal(sizes: Sizes) -> dict[str, Any]:
     genal = _genal()
     data = effects(sizes.ours_with_bootstrap, sizes.mutations, 0)
     options = {"median_order": "second", "bootstrap_iterations": sizes.replicates}
-    ours_s, table = cpu_seconds(lambda: mr.estimate(**data, methods=FOUR, **options))
-    ours = table.pivot(index="sequence", columns="method", values="estimate")
-    peer_s, differences = dict.fromkeys(FOUR, 0.0), []
+    together_s, table = cpu_seconds(lambda: mr.estimate(**data, methods=FOUR, **options))
+    estimate = table.pivot(index="sequence", columns="method", values="estimate")
+    ours = {
+        method: cpu_seconds(
+            lambda method=method: mr.estimate(**data, methods=(method,), **options)
+        )[0]
+        / sizes.ours_with_bootstrap
+        for method in FOUR
+    }
+    calls = {
+        "ivw": lambda one: genal.mr_ivw(*one),
+        "egger": lambda one: genal.mr_egger_regression(*one),
+        "weighted_median": lambda one: genal.mr_weighted_median(*one, sizes.replicates, seed=1),
+        "weighted_mode": lambda one: genal.mr_weighted_mode(
+            *one, 1, sizes.replicates, 1, show_progress=False, seed=1
+        ),
+    }
+    peer, differences = dict.fromkeys(FOUR, 0.0), []
     for i in range(sizes.peer_sequences):
         one = [data[name][i] for name in ("bx", "se_x", "by", "se_y")]
-        calls = {
-            "ivw": lambda one=one: genal.mr_ivw(*one),
-            "egger": lambda one=one: genal.mr_egger_regression(*one),
-            "weighted_median": lambda one=one: genal.mr_weighted_median(
-                *one, sizes.replicates, seed=1
-            ),
-            "weighted_mode": lambda one=one: genal.mr_weighted_mode(
-                *one, 1, sizes.replicates, 1, show_progress=False, seed=1
-            ),
-        }
         for method, call in calls.items():
-            seconds, result = cpu_seconds(call)
-            peer_s[method] += seconds
-            differences.append(abs(float(result[0]["b"]) / ours.loc[i, method] - 1))
-    ours_each = ours_s / sizes.ours_with_bootstrap
-    peer_each = {method: s / sizes.peer_sequences for method, s in peer_s.items()}
+            seconds, result = cpu_seconds(lambda call=call, one=one: call(one))
+            peer[method] += seconds / sizes.peer_sequences
+            differences.append(abs(float(result[0]["b"]) / estimate.loc[i, method] - 1))
+    together = together_s / sizes.ours_with_bootstrap
     return {
         "replicates": sizes.replicates,
-        "ours_s": ours_each * sizes.sequences,
+        "ours_s": together * sizes.sequences,
         "ours_sequences_timed": sizes.ours_with_bootstrap,
-        "genal_s": sum(peer_each.values()) * sizes.sequences,
+        "genal_s": sum(peer.values()) * sizes.sequences,
         "genal_sequences_timed": sizes.peer_sequences,
-        "genal_s_a_sequence": peer_each,
-        "ratio_genal": sum(peer_each.values()) / ours_each,
+        "ours_s_a_sequence_alone": ours,
+        "genal_s_a_sequence": peer,
+        "ratio_genal": sum(peer.values()) / together,
+        "ratio_genal_by_method": {method: peer[method] / ours[method] for method in FOUR},
         "largest_difference": max(differences),
     }
 

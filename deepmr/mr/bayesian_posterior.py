@@ -21,6 +21,7 @@ from deepmr.mr.contamination_grid import (
     valid_moments,
 )
 from deepmr.mr.contamination_posterior import Explored, evaluate, explore
+from deepmr.mr.effect_prior import fit_effect_prior
 from deepmr.mr.estimator import Array
 from deepmr.mr.posterior_set import (
     count_modes,
@@ -37,7 +38,7 @@ MINIMUM = 3
 SMALLEST_ERROR, LARGEST_ERROR = 1e-8, 1e8
 LEADING_CELLS = 16
 
-_THETA_STEP = 6
+_VALIDITY_NODES = 40
 _CELL_COVER = 0.999
 
 
@@ -106,7 +107,7 @@ class Scaled:
     def instruments(self) -> Instruments:
         """The instruments in the likelihood."""
         e, i = self.everything, self.kept
-        return Instruments(e.x[i], e.se_x[i], e.y[i], e.se_y[i], e.rho[i], e.psi2)
+        return Instruments(e.x[i], e.se_x[i], e.y[i], e.se_y[i], e.rho[i], e.prior)
 
     def draws(self, x: Array, y: Array) -> Instruments:
         """Return draws (draws, instruments) in the orientation and scale of the mean effects."""
@@ -117,7 +118,7 @@ class Scaled:
             (self.sign * y)[:, i] / self.size_y,
             mean.se_y,
             mean.rho,
-            mean.psi2,
+            mean.prior,
         )
 
 
@@ -176,6 +177,10 @@ def fault_of(bx: Array, se_x: Array, by: Array, se_y: Array, rho: Array) -> str 
         return "standard_error_not_positive"
     if not np.abs(bx).max() > 0:
         return "no_exposure_effect"
+    with np.errstate(over="ignore", under="ignore"):
+        size = (np.abs(by).max() or se_y.max()) / np.abs(bx).max()
+    if not 1e-150 < size < 1e150:
+        return "ratio_out_of_range"
     return None
 
 
@@ -203,13 +208,13 @@ def scale(
     error_y = np.clip(se_y / size_y, SMALLEST_ERROR, LARGEST_ERROR)
     rho = np.clip(rho, -0.999, 0.999)
     x = sign * anchor_x / size_x
-    psi2 = max(float((x * x - error_x * error_x).sum()) / x.size, 0.0)
+    prior = fit_effect_prior(x, error_x)
     kept = np.arange(x.size)
     if x.size > most:
-        given = information(Instruments(x, error_x, x, error_y, rho, psi2))
+        given = information(Instruments(x, error_x, x, error_y, rho, prior))
         order = np.argsort(-given, kind="stable")
         kept = np.sort(order[: max(most, MINIMUM)])
-    everything = Instruments(sign * bx / size_x, error_x, sign * by / size_y, error_y, rho, psi2)
+    everything = Instruments(sign * bx / size_x, error_x, sign * by / size_y, error_y, rho, prior)
     return Scaled(everything, kept, sign, size_x, size_y)
 
 
@@ -278,23 +283,22 @@ def _p_value(scaled: Scaled, explored: Explored, density: Array, log_density: Ar
 def _p_valid(scaled: Scaled, explored: Explored, mode: float) -> Array:
     """Probability of every instrument to be valid.
 
-    Averaged over phi, the cells with 99.9 % of the mass and every sixth node of theta for the
+    Averaged over phi, the cells with 99.9 % of the mass and about 40 nodes of theta for the
     instruments in the likelihood; at the mode, with the leading cells, for the others.
     """
     final = explored.evaluation
-    nodes = thinned(final.theta.size, _THETA_STEP)
-    theta = final.theta[nodes]
-    # The mass of a node stands for the mass around it, which thinning makes wider.
-    widen = node_weights(theta) / node_weights(final.theta)[nodes]
-    node_masses = final.node_masses()[:, nodes] * widen
+    theta = final.theta[thinned(final.theta.size, max(1, final.theta.size // _VALIDITY_NODES))]
+    # The mass of a node goes to its two neighbours among the fewer nodes, as in linear
+    # interpolation of P(valid) between them.
+    toward = np.array([np.interp(final.theta, theta, row) for row in np.eye(theta.size)]).T
     result = np.ones(scaled.everything.x.size)
     share = final.masses()
     chosen = leading_cells(share.sum(axis=0), _CELL_COVER, share.shape[1])
     total = 0.0
     inside = np.zeros(scaled.kept.size)
-    layers = zip(final.phis.tolist(), final.cell_share, node_masses, strict=True)
+    layers = zip(final.phis.tolist(), final.cell_share, final.node_masses(), strict=True)
     for phi, cell_share, node_mass in layers:
-        mass = cell_share[np.ix_(chosen, nodes)] * node_mass
+        mass = (cell_share[chosen] * node_mass) @ toward
         total += float(mass.sum())
         inside += _expected_valid(
             scaled.instruments, explored, final.cells.subset(chosen), theta, phi, mass
@@ -304,7 +308,7 @@ def _p_valid(scaled: Scaled, explored: Explored, mode: float) -> Array:
     if others.size:
         e = scaled.everything
         rest = Instruments(
-            e.x[others], e.se_x[others], e.y[others], e.se_y[others], e.rho[others], e.psi2
+            e.x[others], e.se_x[others], e.y[others], e.se_y[others], e.rho[others], e.prior
         )
         total = 0.0
         outside = np.zeros(others.size)

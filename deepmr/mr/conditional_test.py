@@ -84,7 +84,7 @@ def confidence_set(
     p_value : callable
         P-value of the slope b/a.
     a, b : ndarray, shape (directions,)
-        Directions ordered by slope, the first -infinity or more, the last +infinity (a = 0).
+        Directions in ascending order of the slope; the last is infinite (a = 0).
     p : ndarray, shape (directions,)
         P-values there.
     peak : int

@@ -93,7 +93,8 @@ def fit(group: Group, options: Options) -> Fit:
     ok = np.isfinite(theta) & np.isfinite(se_model)
     missing = np.empty((0, 2))
     sets = [
-        _join(low[i], high[i], _GAP * se_model[i]) if ok[i] else missing for i in range(n_sequences)
+        _join(low[i], high[i], theta[i], _GAP * se_model[i]) if ok[i] else missing
+        for i in range(n_sequences)
     ]
     return Fit(
         np.where(ok, theta, np.nan),
@@ -210,9 +211,14 @@ def _pieces_above(
     return low, high
 
 
-def _join(low: Array, high: Array, gap: float) -> NDArray[np.float64]:
-    """Merge the parts of neighbouring pieces to intervals, shape (intervals, 2)."""
+def _join(low: Array, high: Array, theta: float, gap: float) -> NDArray[np.float64]:
+    """Merge the parts of neighbouring pieces to intervals, shape (intervals, 2).
+
+    A set narrower than the rounding of theta has no part; it is theta.
+    """
     present = np.flatnonzero((low <= high) & (low < np.inf) & (high > -np.inf))
+    if not len(present):
+        return np.array([[theta, theta]])
     low, high = low[present], high[present]
     apart = np.flatnonzero(low[1:] - high[:-1] > gap)
     first = np.concatenate([[0], apart + 1]).astype(np.intp)

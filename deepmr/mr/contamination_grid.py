@@ -5,16 +5,18 @@ valid with probability 1 - pi, independently, so the indicators are summed analy
 
     p(y | x, theta, phi, cell) = prod_j [ (1 - pi) N_valid(y_j; theta, phi) + pi N_slab(y_j; phi) ].
 
-* Valid: gamma_j ~ N(0, psi^2), x_j = gamma_j + error of SD phi sx_j, y_j = theta gamma_j + error
-  of SD phi sy_j, the errors correlated by rho_j. With lambda_j = psi^2/(psi^2 + phi^2 sx_j^2) and
-  kappa_j = rho_j sy_j/sx_j this is, given x_j (Bayes' rule for the normal distribution),
-  N(kappa_j x_j + (theta - kappa_j) lambda_j x_j,
-  phi^2 [sy_j^2 (1 - rho_j^2) + (theta - kappa_j)^2 lambda_j sx_j^2]).
+* Valid: x_j = gamma_j + error of SD phi sx_j, y_j = theta gamma_j + error of SD phi sy_j, the
+  errors correlated by rho_j. With kappa_j = rho_j sy_j/sx_j, E_j and V_j the mean and variance of
+  gamma_j given x_j (`deepmr.mr.effect_prior`), y_j given x_j is
+  N(kappa_j x_j + (theta - kappa_j) E_j, phi^2 sy_j^2 (1 - rho_j^2) + (theta - kappa_j)^2 V_j):
+  exact for normal gamma_j, where E_j = lambda_j x_j and V_j = lambda_j phi^2 sx_j^2 with
+  lambda_j = psi^2/(psi^2 + phi^2 sx_j^2); else its mean and variance are.
 * Invalid: a slab without theta, on the scale of ratios N(m x_j, phi^2 sy_j^2 + omega^2 x_j^2) or
   of outcomes N(mu, phi^2 sy_j^2 + tau^2). omega and tau are at least 2 typical standard errors:
   only the valid group may be homogeneous.
 
-A *cell* is a slab (m, omega or mu, tau) with a value of pi: 48 slabs and 8 nodes of pi.
+A *cell* is a slab (m, omega or mu, tau) with a value of pi: 4 nodes of omega and of tau, each
+with 3-21 nodes of m or mu, and 8 of pi; some 50 slabs.
 
 Products over instruments would cost one addition and one multiplication per instrument, cell and
 node of theta. Four instruments at a time are instead expanded into 16 subset products, which a
@@ -29,12 +31,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from deepmr.mr.effect_prior import EffectPrior, shrinkage
 from deepmr.mr.estimator import Array
 from deepmr.mr.quantiles import weighted_quantiles
 
 PI_NODES = 8
-RATIO_MEANS = np.linspace(-2.0, 2.0, 7)
-OUTCOME_MEANS = np.linspace(-2.0, 2.0, 5)
+LARGEST_MEAN = 2.0
+MEAN_NODES = 21
+MEAN_STEP = 0.75
+MARGIN = 1.5
 SCALE_NODES = 4
 LARGEST_SCALE = 2.0
 
@@ -59,7 +64,7 @@ class Instruments:
     y: Array
     se_y: Array
     rho: Array
-    psi2: float
+    prior: EffectPrior
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,47 +102,62 @@ class Cells:
 
 
 def information(instruments: Instruments) -> Array:
-    """Information of a valid instrument on theta by its mean: lambda^2 x^2/(sy^2 (1 - rho^2)).
+    """Information of a valid instrument on theta by its mean: E[gamma|x]^2/(sy^2 (1 - rho^2)).
 
     It depends on x and the standard errors alone, on which the likelihood conditions, so that a
     choice of instruments by it is ignorable.
     """
-    lambda_ = instruments.psi2 / (instruments.psi2 + instruments.se_x**2)
+    mean, _, _ = shrinkage(instruments.prior, instruments.x, instruments.se_x)
     variance = instruments.se_y**2 * (1.0 - instruments.rho**2)
-    return np.asarray((lambda_ * instruments.x) ** 2 / variance)
+    return np.asarray(mean * mean / variance)
 
 
 def make_slabs(instruments: Instruments) -> Slabs:
-    """Grid of slabs: means in units of the effects' size, SDs from 2 typical standard errors up.
+    """Grid of slabs for instruments of shape (instruments,).
 
-    A typical standard error is the median over instruments weighted by information.
+    SDs are logarithmic from 2 typical standard errors up; a typical one is the median over
+    instruments weighted by information. Means are uniform on +-2 beforehand; nodes stand where
+    the data are, .75 SD apart (at most 21 of them), for a coarser grid would favour the group
+    that happens to lie on a node.
     """
-    x = instruments.x
+    x, y = instruments.x, instruments.y
     _, variance = valid_moments(instruments, np.array([-1.0, 1.0]), 1.0)
     error = np.sqrt(0.5 * (variance[:, 0] + variance[:, 1]))
     weights = information(instruments)
     if not weights.sum() > 0:
         weights = np.ones_like(x)
-    ratio_error = np.divide(error, np.abs(x), out=np.full_like(x, np.inf), where=x != 0)
-    half = np.array([0.5])
-    ratio_sd = _scales(float(weighted_quantiles(ratio_error, weights, half)[0]))
-    outcome_sd = _scales(float(weighted_quantiles(error, weights, half)[0]))
-    m, omega = (grid.ravel() for grid in np.meshgrid(RATIO_MEANS, ratio_sd))
-    mu, tau = (grid.ravel() for grid in np.meshgrid(OUTCOME_MEANS, outcome_sd))
-    none_m, none_mu = np.zeros_like(m), np.zeros_like(mu)
+    some = x != 0
+    ratio_mean, ratio_sd, ratio_weight = _normal_nodes(
+        y[some] / x[some], error[some] / x[some], weights[some]
+    )
+    outcome_mean, outcome_sd, outcome_weight = _normal_nodes(y, error, weights)
+    none, no_outcome = np.zeros_like(ratio_mean), np.zeros_like(outcome_mean)
     return Slabs(
-        np.concatenate([m, none_mu]),
-        np.concatenate([omega**2, none_mu]),
-        np.concatenate([none_m, mu]),
-        np.concatenate([none_m, tau**2]),
-        -np.log(2.0 * np.concatenate([np.full(m.size, m.size), np.full(mu.size, mu.size)])),
+        np.concatenate([ratio_mean, no_outcome]),
+        np.concatenate([ratio_sd**2, no_outcome]),
+        np.concatenate([none, outcome_mean]),
+        np.concatenate([none, outcome_sd**2]),
+        np.log(0.5 * np.concatenate([ratio_weight, outcome_weight])),
     )
 
 
-def _scales(typical_error: float) -> Array:
-    """Logarithmic nodes of a slab's SD; at most 1e8, where an instrument says nothing."""
-    least = float(np.clip(2.0 * typical_error, 1e-12, 1e8))
-    return np.geomspace(least, max(LARGEST_SCALE, 4.0 * least), SCALE_NODES)
+def _normal_nodes(values: Array, errors: Array, weights: Array) -> tuple[Array, Array, Array]:
+    """Nodes of mean and SD of a slab for values with standard errors, and their prior weights."""
+    typical = float(weighted_quantiles(np.abs(errors), weights, np.array([0.5]))[0])
+    # An SD of 1e8 is that of an instrument which says nothing.
+    least = float(np.clip(2.0 * typical, 1e-12, 1e8))
+    sds = np.geomspace(least, max(LARGEST_SCALE, 4.0 * least), SCALE_NODES)
+    low, high = weighted_quantiles(values, weights, np.array([0.025, 0.975])).tolist()
+    means, weight = [], []
+    for sd in sds.tolist():
+        start = float(np.clip(low - MARGIN * sd, -LARGEST_MEAN, 0.9 * LARGEST_MEAN))
+        stop = float(np.clip(high + MARGIN * sd, start + 0.1 * LARGEST_MEAN, LARGEST_MEAN))
+        count = int(np.clip(np.ceil((stop - start) / (MEAN_STEP * sd)), 2, MEAN_NODES - 1)) + 1
+        step = (stop - start) / count
+        means.append(start + step * (np.arange(count) + 0.5))
+        weight.append(np.full(count, step / (2.0 * LARGEST_MEAN * SCALE_NODES)))
+    counts = [part.size for part in means]
+    return np.concatenate(means), np.repeat(sds, counts), np.concatenate(weight)
 
 
 def make_cells(slabs: Slabs) -> Cells:
@@ -167,22 +187,19 @@ def valid_moments(instruments: Instruments, theta: Array, phi: float) -> tuple[A
     -------
     mean, variance : ndarray, shape (..., instruments, nodes)
     """
-    x = instruments.x[..., None]
-    error_x = phi * instruments.se_x[..., None]
-    error_y = phi * instruments.se_y[..., None]
-    rho = instruments.rho[..., None]
-    total = instruments.psi2 + error_x * error_x
-    lambda_ = instruments.psi2 / total
-    theta = theta[..., None, :]
+    error_x = phi * instruments.se_x
+    error_y = phi * instruments.se_y
+    rho = instruments.rho
     # In terms of rho rather than kappa, which overflows where se_x is tiny.
-    mean = (lambda_ * x) * theta
-    mean += (rho * error_x * error_y / total) * x
-    # lambda (theta phi sx - rho phi sy)^2
-    root = np.sqrt(lambda_)
-    variance = (root * error_x) * theta
-    variance -= root * rho * error_y
+    true_x, pull, share = shrinkage(instruments.prior, instruments.x, error_x)
+    theta = theta[..., None, :]
+    mean = true_x[..., None] * theta
+    mean += (rho * error_x * error_y * pull)[..., None]
+    root = np.sqrt(share)
+    variance = (root * error_x)[..., None] * theta
+    variance -= (root * rho * error_y)[..., None]
     variance *= variance
-    variance += error_y * error_y * (1.0 - rho * rho)
+    variance += (error_y * error_y * (1.0 - rho * rho))[..., None]
     return mean, variance
 
 

@@ -212,12 +212,13 @@ def first_nodes(instruments: Instruments) -> Array:
     inside = np.abs(points) < 8.0
     points, weights = points[inside], weights[inside]
     order = np.argsort(points, kind="stable")
-    cumulated = np.cumsum(weights[order])
-    if not (cumulated.size and cumulated[-1] > 0):
+    total = float(weights.sum())
+    if not total > 0:
         return even
+    middle = np.cumsum(weights[order]) - 0.5 * weights[order]
     wanted = FIRST_NODES - even.size
-    share = (np.arange(wanted) + 0.5) / wanted * cumulated[-1]
-    nodes = np.sort(np.concatenate([even, np.interp(share, cumulated, points[order])]))
+    share = (np.arange(wanted) + 0.5) / wanted * total
+    nodes = np.sort(np.concatenate([even, np.interp(share, middle, points[order])]))
     return nodes[np.concatenate([[True], np.diff(nodes) > 1e-9])]
 
 

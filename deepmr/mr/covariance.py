@@ -22,10 +22,12 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dpotrs
 
 from deepmr.mr.estimator import Array
 
+Index = NDArray[np.intp] | NDArray[np.bool_]
 Solver = Callable[[Array], Array]
 Pair = tuple[Array, Array]
 
@@ -33,7 +35,7 @@ Pair = tuple[Array, Array]
 class Errors(Protocol):
     """What the estimators ask of a covariance; every vector is (sequences, instruments)."""
 
-    def rows(self, index: Array) -> Errors:
+    def rows(self, index: Index) -> Errors:
         """Return the covariance of some of the sequences."""
         ...
 
@@ -74,7 +76,7 @@ class DiagonalErrors:
         """Make one of standard errors and the correlation of the two errors."""
         return cls(se_x * se_x, se_y * se_y, rho_xy * se_x * se_y)
 
-    def rows(self, index: Array) -> DiagonalErrors:
+    def rows(self, index: Index) -> DiagonalErrors:
         """Return the covariance of some of the sequences."""
         return DiagonalErrors(self.xx[index], self.yy[index], self.xy[index])
 
@@ -133,7 +135,7 @@ class FactorErrors:
         # Large arrays made anew in each call would cost more in page faults than in arithmetic.
         self._work, self._loading = np.empty_like(factors_x), np.empty_like(factors_x)
 
-    def rows(self, index: Array) -> FactorErrors:
+    def rows(self, index: Index) -> FactorErrors:
         """Return itself: there is one sequence."""
         return self
 
@@ -196,7 +198,7 @@ class DenseErrors:
         self.xx, self.yy, self.xy = xx, yy, xy
         self._both = xy + xy.T
 
-    def rows(self, index: Array) -> DenseErrors:
+    def rows(self, index: Index) -> DenseErrors:
         """Return itself: there is one sequence."""
         return self
 
@@ -229,7 +231,7 @@ class DenseErrors:
 
 def errors_from_correlation(
     se_x: Array, se_y: Array, rho_xy: Array, correlation: Array
-) -> FactorErrors | DenseErrors:
+) -> FactorErrors | DenseErrors | DiagonalErrors:
     """Make the covariance of one sequence from the correlation of its instruments' errors.
 
     The errors are x = se_x u and y = se_y (rho u + sqrt(1 - rho^2) v) with u and v independent,
@@ -246,8 +248,8 @@ def errors_from_correlation(
 
     Returns
     -------
-    FactorErrors or DenseErrors
-        Whichever is cheaper.
+    FactorErrors, DenseErrors or DiagonalErrors
+        Whichever is cheapest.
 
     Raises
     ------
@@ -259,11 +261,13 @@ def errors_from_correlation(
     _refuse_other_than_correlation(correlation, n)
     delta, common = _split(correlation)
     rest = np.sqrt(1.0 - rho_xy * rho_xy)
-    if 2 * len(common) >= n:
+    if len(common) and 2 * len(common) >= n:
         scaled = se_y[:, None] * se_y
         yy = scaled * correlation * (rho_xy[:, None] * rho_xy + rest[:, None] * rest)
         xy = se_x[:, None] * (se_y * rho_xy) * correlation
         return DenseErrors(se_x[:, None] * se_x * correlation, yy, xy)
+    if not len(common):
+        return DiagonalErrors.from_rho(se_x[None], se_y[None], rho_xy[None])
     zeros = np.zeros_like(common)
     factors_x = np.vstack([common * se_x, zeros])
     factors_y = np.vstack([common * (se_y * rho_xy), common * (se_y * rest)])

@@ -50,8 +50,8 @@ def shrinkage_intensity(z_x: Array, z_y: Array) -> float:
         λ = Σ Var(r_ij)/Σ r_ij²,  Var(r_ij) = T/(T - 1)³ Σ_k (w_kij - mean_k w_kij)²,
 
     summed over the x and y errors of all pairs of different mutations. By G = ZZ' (T x T)
-    Σ_ij Σ_k w² = Σ_k G_kk² and Σ_ij (Σ_k w)² = ‖G‖², less the pairs within a mutation, so it takes
-    O(n T²) instead of O(n² T).
+    Σ_ij Σ_k w² = Σ_k G_kk² and Σ_ij (Σ_k w)² = ‖G‖² = ‖Z'Z‖², less the pairs within a mutation, so
+    it takes O(n T min(n, T)) and no array of all pairs and draws.
 
     Parameters
     ----------
@@ -64,9 +64,10 @@ def shrinkage_intensity(z_x: Array, z_y: Array) -> float:
         Between 0 and 1; 1 without any correlation.
     """
     n_draws = len(z_x)
-    gram = z_x @ z_x.T + z_y @ z_y.T
+    z = np.hstack([z_x, z_y])
+    gram = z @ z.T if n_draws <= z.shape[1] else z.T @ z
     squares = float((gram * gram).sum())
-    fourths = float((np.diag(gram) ** 2).sum())
+    fourths = float(((z * z).sum(axis=1) ** 2).sum())
     for left, right, times in ((z_x, z_x, 1.0), (z_y, z_y, 1.0), (z_x, z_y, 2.0)):
         product = left * right
         total = product.sum(axis=0)
@@ -168,9 +169,15 @@ def common_factors(z: Array, rho: Array) -> tuple[Array, Array]:
     """
     n_draws, n = len(z), len(rho)
     df = n_draws - 1
-    values, vectors = np.linalg.eigh(z @ z.T / df)
-    values, vectors = values[::-1], vectors[:, ::-1]
     most = min(df // 2, n)
+    if n_draws <= 2 * n:
+        values, vectors = np.linalg.eigh(z @ z.T / df)
+        values, vectors = values[::-1], vectors[:, ::-1][:, :most]
+    else:
+        values, loadings = np.linalg.eigh(z.T @ z / df)
+        values, loadings = values[::-1], loadings[:, ::-1][:, :most]
+        size = np.sqrt(np.maximum(df * values[:most], np.finfo(float).tiny))
+        vectors = z @ loadings / size
     own = (np.ones(n), np.ones(n), rho)
     factors = np.zeros((0, 2 * n))
     # Factors taken out lower the edge for those that remain, so more may come into sight.

@@ -5,14 +5,14 @@ All three minimise the profiled quadratic form of `deepmr.mr.profile_objective`:
 * ``max_likelihood``: τ² = 0, SE by (½Q″)^(-½) times max(1, √(Q/(n - 1))), as R's `mr_maxlik` means
   to be (Thompson, Minelli and Del Greco M, Stat Med 2016;35:3141); R's optimiser often stops early;
 * ``profile``: balanced pleiotropy as an additive variance τ² of the outcome effects;
-* ``egger_profile``: the same with an intercept, instruments oriented to bx > 0 with all covariances.
+* ``egger_profile``: the same with an intercept, instruments and covariances oriented to bx > 0.
 
 The errors are those of the correlation matrix if the group has one; else, for the profile
 estimators, those of the draws; else independent but for `rho_xy`.
 
-SE of the profile estimators: √(g'Pg)/(½Q″) (Newey and Windmeijer, Econometrica 2009;77:687), which
+SE of the profile estimators: √(d'Pd)/(½Q″) (Newey and Windmeijer, Econometrica 2009;77:687), which
 is (½Q″)^(-½) with strong instruments and wider with many weak ones, where the product of the errors
-of x and of the residuals adds variance that no curvature shows. With draws the numerator is not
+of x and of the residuals adds variance that no curvature shows (d: `Objective.information`). With draws the numerator is not
 below the variance of the estimating function over the draws, so that correlation which the
 estimated covariance had to leave out still widens it. Below a mean F of `Options.weak_f` interval
 and p-value are those of the conditional likelihood ratio; that inflates by the same factor. With an
@@ -22,16 +22,11 @@ Egger's kind is right.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
 from deepmr.mr.conditional_test import conditional_p, confidence_set
-from deepmr.mr.covariance import DiagonalErrors, Errors, errors_from_correlation
-from deepmr.mr.draw_covariance import errors_from_draws
 from deepmr.mr.drawwise import student_interval
 from deepmr.mr.estimator import (
     Array,
@@ -44,69 +39,8 @@ from deepmr.mr.estimator import (
     drawn,
     two_sided_p,
 )
-from deepmr.mr.profile_objective import (
-    COARSE,
-    FINE,
-    Derivatives,
-    Objective,
-    Point,
-    heterogeneity,
-    minimum,
-)
-
-_BLOCK = 1 << 15
-"""Instruments of independent sequences at once: what stays in the cache."""
-_STEEPEST = 1e6
-"""A slope above this many se_y/se_x is none: Q has its minimum at infinity."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """What distinguishes the estimators.
-
-    Attributes
-    ----------
-    intercept : bool
-        Egger's line; instruments are oriented.
-    additive : bool
-        Heterogeneity by τ² (or else by a multiplicative scale).
-    """
-
-    intercept: bool = False
-    additive: bool = True
-
-
-@dataclass(frozen=True, eq=False)
-class _Solved:
-    """Fit of some sequences, all arrays (sequences,) except `scan`, (nodes, sequences)."""
-
-    objective: Objective
-    start: Point
-    point: Point
-    tau2: Array
-    scan: Array
-    final: Derivatives
-    inflation: Array
-
-    @property
-    def estimate(self) -> Array:
-        """The slope."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            steepness = self.point.b / self.point.a
-            found = np.abs(steepness) < _STEEPEST
-            return np.where(found, self.objective.unit * steepness, np.nan)
-
-    @property
-    def per_turn(self) -> Array:
-        """Change of the slope with the angle."""
-        with np.errstate(divide="ignore"):
-            return np.asarray(self.objective.unit / (self.point.a * self.point.a))
-
-    def se(self, derivatives: Derivatives, inflation: Array) -> Array:
-        """SE with the curvature and the information at some τ²."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            spread = np.sqrt(inflation * derivatives.information) / (0.5 * derivatives.curvature)
-            return np.where(derivatives.curvature > 0, self.per_turn * spread, np.nan)
+from deepmr.mr.profile_objective import Objective
+from deepmr.mr.profile_solution import Model, Solution, solve_all
 
 
 def fit(group: Group, options: Options, model: Model) -> Fit:
@@ -128,14 +62,15 @@ def fit(group: Group, options: Options, model: Model) -> Fit:
         slope, ``bad_correlation`` where the correlation matrix is none, ``not_finite`` where
         an effect is missing or a standard error is not positive.
     """
-    parts, status = _solve_all(group, model)
+    parts, status = solve_all(group, model)
     count = len(group.bx)
     names = ["estimate", "se", "se_unfloored", "se_model", "q", "tau2"]
     names += ["ci_low", "ci_high", "p_value", "intercept", "intercept_se"]
     out = {name: np.full(count, np.nan) for name in names}
     kind = np.full(count, "wald", dtype=object)
     sets: list[Array] = [np.full((1, 2), np.nan) for _ in range(count)]
-    strength = np.mean((group.anchor_x / group.se_x) ** 2, axis=-1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        strength = np.mean((group.anchor_x / group.se_x) ** 2, axis=-1)
     for index, solved in parts:
         for name, values in _summary(solved, model).items():
             out[name][index] = values
@@ -190,8 +125,8 @@ def fit_draws(group: Group, options: Options, model: Model) -> DrawFit:
     bx would be corrected by too little, and the mean over draws biased.)
     """
     draws_x, draws_y = drawn(group)
-    parts, status = _solve_all(group, model)
-    count, n_draws, n = draws_x.shape
+    parts, status = solve_all(group, model)
+    count, n_draws = draws_x.shape[:2]
     estimates, se = np.full((2, count, n_draws), np.nan)
     within = np.full(count, np.nan)
     sign = np.where(group.anchor_x < 0, -1.0, 1.0) if model.intercept else np.ones_like(group.bx)
@@ -239,103 +174,14 @@ def _in_draws(
         return estimate, np.sqrt(q / objective.df / np.where(root > 0, root, xx))
 
 
-def _solve_all(
-    group: Group, model: Model
-) -> tuple[list[tuple[NDArray[np.intp], _Solved]], NDArray[np.object_]]:
-    """Return (sequences, their fit), and the status of all sequences."""
-    status = np.full(len(group.bx), "ok", dtype=object)
-    finite = np.isfinite(group.bx) & np.isfinite(group.by)
-    finite &= np.isfinite(group.se_x) & np.isfinite(group.se_y)
-    with np.errstate(invalid="ignore"):
-        finite &= (group.se_x > 0) & (group.se_y > 0)
-    status[~finite.all(axis=1)] = "not_finite"
-    parts = []
-    for index, errors in _errors(group, model, status):
-        sign = np.where(group.anchor_x[index] < 0, -1.0, 1.0)
-        x, y = group.bx[index], group.by[index]
-        if model.intercept:
-            x, y, errors = x * sign, y * sign, errors.oriented(sign)
-        objective = Objective(
-            x,
-            y,
-            errors,
-            np.median(group.se_y[index] / group.se_x[index], axis=-1),
-            np.median(group.se_x[index], axis=-1),
-            model.intercept,
-            FINE if isinstance(errors, DiagonalErrors) else COARSE,
-        )
-        parts.append((index, _solve(objective, group, index, model)))
-    return parts, status
-
-
-def _errors(
-    group: Group, model: Model, status: NDArray[np.object_]
-) -> Iterator[tuple[NDArray[np.intp], Errors]]:
-    """Yield sequences with their covariance; independent ones in blocks, others one by one."""
-    rows = np.flatnonzero(status == "ok")
-    if group.correlation is not None:
-        rho = group.error_correlation
-        for row in rows:
-            try:
-                errors = errors_from_correlation(
-                    group.se_x[row], group.se_y[row], rho[row], group.correlation[row]
-                )
-            except ValueError:
-                status[row] = "bad_correlation"
-                continue
-            yield np.array([row]), errors
-    elif group.draws_x is not None and group.draws_y is not None and model.additive:
-        for row in rows:
-            yield (
-                np.array([row]),
-                errors_from_draws(
-                    group.draws_x[row], group.draws_y[row], group.se_x[row], group.se_y[row]
-                ),
-            )
-    else:
-        rho = group.error_correlation
-        step = max(1, _BLOCK // group.bx.shape[1])
-        for start in range(0, len(rows), step):
-            index = rows[start : start + step]
-            yield index, DiagonalErrors.from_rho(group.se_x[index], group.se_y[index], rho[index])
-
-
-def _solve(objective: Objective, group: Group, index: NDArray[np.intp], model: Model) -> _Solved:
-    zero = np.zeros(len(index))
-    scan = objective.scan(zero)
-    start = minimum(objective, zero, scan)
-    tau2, point = zero, start
-    if model.additive:
-        tau2, point, at_tau2 = heterogeneity(objective, start)
-        scan = np.where(tau2 > 0, at_tau2, scan)
-    final = objective.derivatives(point.a, point.b, tau2)
-    inflation = np.ones(len(index))
-    if group.draws_x is not None and group.draws_y is not None and model.additive:
-        sign = np.where(group.anchor_x[index] < 0, -1.0, 1.0) if model.intercept else 1.0
-        weights = final.influence * sign
-        weights_x = -(objective.unit * point.b)[:, None] * weights
-        weights_y = point.a[:, None] * weights
-        for position, row in enumerate(index):
-            x, y = weights_x[position], weights_y[position]
-            over_draws = np.var(group.draws_x[row] @ x + group.draws_y[row] @ y, ddof=1)
-            beyond = tau2[position] * (y * y).sum()
-            inflation[position] = max(1.0, (over_draws + beyond) / final.information[position])
-    return _Solved(objective, start, point, tau2, scan, final, inflation)
-
-
-def _summary(solved: _Solved, model: Model) -> dict[str, Array]:
+def _summary(solved: Solution, model: Model) -> dict[str, Array]:
     """Return the fields of a fit that are not its interval."""
     objective, point, tau2 = solved.objective, solved.point, solved.tau2
     estimate = solved.estimate
     result = {"estimate": estimate, "q": solved.start.q, "tau2": tau2}
     if model.additive:
-        zero = np.zeros_like(tau2)
-        result["se"] = solved.se(solved.final, solved.inflation)
-        exact = objective.derivatives(point.a, point.b, zero)
-        fallback = objective.derivatives(solved.start.a, solved.start.b, zero)
-        at_zero = solved.se(exact, solved.inflation)
-        at_zero = np.where(np.isfinite(at_zero), at_zero, solved.se(fallback, solved.inflation))
-        result["se_model"] = np.minimum(at_zero, result["se"])
+        result["se"] = solved.se(solved.curvature, solved.information)
+        result["se_model"] = np.minimum(_se_without_scatter(solved), result["se"])
     else:
         with np.errstate(divide="ignore", invalid="ignore"):
             model_se = solved.per_turn * np.sqrt(2.0 / point.curvature)
@@ -348,6 +194,20 @@ def _summary(solved: _Solved, model: Model) -> dict[str, Array]:
             objective, estimate, result["se"], tau2
         )
     return result
+
+
+def _se_without_scatter(solved: Solution) -> Array:
+    """Return the SE at the slope with τ² = 0; at the minimum for τ² = 0 if Q is not convex there."""
+    objective, zero = solved.objective, np.zeros_like(solved.tau2)
+    slope = solved.estimate
+    at_slope, at_start = (
+        solved.se(
+            objective.derivatives(point.a, point.b, zero).curvature,
+            objective.information(point.a, point.b, zero)[0],
+        )
+        for point in (solved.point, solved.start)
+    )
+    return np.where(np.isfinite(slope) & np.isfinite(at_slope), at_slope, at_start)
 
 
 def _intercept(objective: Objective, slope: Array, se: Array, tau2: Array) -> tuple[Array, Array]:
@@ -368,7 +228,7 @@ def _intercept(objective: Objective, slope: Array, se: Array, tau2: Array) -> tu
     return intercept, np.sqrt(1.0 / information + (moved * se) ** 2)
 
 
-def _conditional(solved: _Solved, position: int) -> tuple[Array, float]:
+def _conditional(solved: Solution, position: int) -> tuple[Array, float]:
     """Return the conditional likelihood ratio's 95 % set of one sequence, and the p-value at 0."""
     one = np.array([position])
     objective, tau2 = solved.objective.rows(one), solved.tau2[one]
@@ -391,15 +251,12 @@ def _conditional(solved: _Solved, position: int) -> tuple[Array, float]:
         return float(p_values(objective.value(np.array([a]), np.array([b]), tau2))[0])
 
     a, b = (v[:, 0] for v in objective.directions(tau2))
-    q = solved.scan[:, position]
-    # The first node is minus infinity, the last one plus infinity: the same direction.
     with np.errstate(divide="ignore"):
         slopes = np.where(a > 0, b / a, np.inf)
-    peak = int(np.searchsorted(slopes[1:], float(point.b[0] / point.a[0]))) + 1
-    a, b, q = (
-        np.insert(v[1:], peak - 1, w) for v, w in ((a, point.a[0]), (b, point.b[0]), (q, least))
-    )
-    found = confidence_set(p_value, a, b, p_values(q), peak - 1)
+    peak = int(np.searchsorted(slopes, point.b[0] / point.a[0]))
+    a, b = np.insert(a, peak, point.a[0]), np.insert(b, peak, point.b[0])
+    q = np.insert(solved.scan[:, position], peak, least)
+    found = confidence_set(p_value, a, b, p_values(q), peak)
     return found * unit, p_value(1.0, 0.0)
 
 

@@ -18,12 +18,16 @@ its degrees of freedom. That minimum falls with τ², so there is one such τ².
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.optimize import brentq
 
-from deepmr.mr.covariance import Errors
+from deepmr.mr.covariance import Errors, Index
 from deepmr.mr.estimator import Array
+
+Direction = tuple[Array, Array]
 
 _TOLERANCE = 1e-10
 """Newton's last step, in standard errors; the next one would be about its square."""
@@ -32,7 +36,7 @@ _RESCANS = 5
 
 
 def _nodes(positive: Array) -> Array:
-    """Return slopes from minus to plus infinity, in units of the ratio of the errors."""
+    """Return ascending slopes, the last one infinite."""
     return np.concatenate([-positive[::-1], [0.0], positive, [np.inf]])
 
 
@@ -42,19 +46,13 @@ COARSE = _nodes(np.array([0.1, 0.3, 0.6, 1.0, 1.6, 3.0, 10.0]))
 
 @dataclass(frozen=True, eq=False)
 class Derivatives:
-    """Q and its derivatives at a direction, each of shape (sequences,).
-
-    `information` is g'Pg and `influence` (sequences, instruments) Pg: what an error in r does to
-    the estimating function -Q̇/2.
-    """
+    """Q and its derivatives at a direction, each of shape (sequences,)."""
 
     q: Array
     slope: Array
     curvature: Array
     by_tau2: Array
     slope_by_tau2: Array
-    information: Array
-    influence: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +64,11 @@ class Point:
     q: Array
     curvature: Array
 
-    def at(self, index: Array) -> Point:
+    def at(self, index: Index) -> Point:
         """Return some of the sequences."""
         return Point(self.a[index], self.b[index], self.q[index], self.curvature[index])
 
-    def with_rows(self, index: Array, other: Point) -> Point:
+    def with_rows(self, index: Index, other: Point) -> Point:
         """Return a copy in which some sequences are replaced."""
         arrays = []
         for name in ("a", "b", "q", "curvature"):
@@ -118,7 +116,7 @@ class Objective:
         """Degrees of freedom of Q at its minimum."""
         return self.x.shape[1] - 1 - int(self.intercept)
 
-    def rows(self, index: Array) -> Objective:
+    def rows(self, index: Index) -> Objective:
         """Return some of the sequences."""
         return replace(
             self,
@@ -143,6 +141,45 @@ class Objective:
 
     def derivatives(self, a: Array, b: Array, tau2: Array) -> Derivatives:
         """Return Q and its derivatives at directions (a, b)."""
+        project, r, r_dot, s = self._residuals(a, b, tau2)
+        yy, xy, xx = self._products(s, tau2)
+        ab, difference = 2.0 * a * b, a * a - b * b
+        v_dot_s = -ab[:, None] * (yy - xx) - difference[:, None] * xy
+        v_dots_s = 2.0 * (ab[:, None] * xy - difference[:, None] * (yy - xx))
+        g = r_dot - v_dot_s
+        p_g = project(g)
+        q = (r * s).sum(axis=-1)
+        squares = (s * s).sum(axis=-1)
+        return Derivatives(
+            q,
+            2.0 * (s * r_dot).sum(axis=-1) - (s * v_dot_s).sum(axis=-1),
+            2.0 * (g * p_g).sum(axis=-1) - 2.0 * q - (s * v_dots_s).sum(axis=-1),
+            -a * a * squares,
+            -2.0 * a * a * (s * p_g).sum(axis=-1) + ab * squares,
+        )
+
+    def information(self, a: Array, b: Array, tau2: Array) -> tuple[Array, Array]:
+        """Return the variance of the estimating function -Q̇/2, and what it is made of.
+
+        With d = ṙ - ½V̇s, the derivative of the residuals less what their own errors explain of
+        it, the variance is d'Pd, and the error of the effects acts through Pd.
+
+        Returns
+        -------
+        information : ndarray, shape (sequences,)
+        influence : ndarray, shape (sequences, instruments)
+            Pd: the change of the function for an error in r.
+        """
+        project, _, r_dot, s = self._residuals(a, b, tau2)
+        yy, xy, xx = self._products(s, tau2)
+        d = r_dot + (a * b)[:, None] * (yy - xx) + (0.5 * (a * a - b * b))[:, None] * xy
+        influence = project(d)
+        return (d * influence).sum(axis=-1), influence
+
+    def _residuals(
+        self, a: Array, b: Array, tau2: Array
+    ) -> tuple[Callable[[Array], Array], Array, Array, Array]:
+        """Return the function v -> Pv, and r, ṙ and s = Pr."""
         unit = self.unit
         scaled = unit * b
         solve = self.errors.solver(a, scaled, tau2)
@@ -157,34 +194,15 @@ class Objective:
 
         r = a[:, None] * self.y - scaled[:, None] * self.x
         r_dot = -b[:, None] * self.y - (unit * a)[:, None] * self.x
-        s = project(r)
-        yy, xy, xx = self.errors.products(s)
-        yy = yy + tau2[:, None] * s
-        ab, difference = 2.0 * a * b, a * a - b * b
-        v_dot_s = (
-            -ab[:, None] * yy - (unit * difference)[:, None] * xy + (unit * unit * ab)[:, None] * xx
-        )
-        v_dots_s = 2.0 * (
-            -difference[:, None] * yy
-            + (unit * ab)[:, None] * xy
-            + (unit * unit * difference)[:, None] * xx
-        )
-        g = r_dot - v_dot_s
-        influence = project(g)
-        q = (r * s).sum(axis=-1)
-        squares = (s * s).sum(axis=-1)
-        information = (g * influence).sum(axis=-1)
-        return Derivatives(
-            q,
-            2.0 * (s * r_dot).sum(axis=-1) - (s * v_dot_s).sum(axis=-1),
-            2.0 * information - 2.0 * q - (s * v_dots_s).sum(axis=-1),
-            -a * a * squares,
-            -2.0 * a * a * (s * influence).sum(axis=-1) + ab * squares,
-            information,
-            influence,
-        )
+        return project, r, r_dot, project(r)
 
-    def directions(self, tau2: Array) -> tuple[Array, Array]:
+    def _products(self, s: Array, tau2: Array) -> tuple[Array, Array, Array]:
+        """Return the products of s with the parts of V, x in units of the slope's."""
+        yy, xy, xx = self.errors.products(s)
+        unit = self.unit[:, None]
+        return yy + tau2[:, None] * s, unit * xy, (unit * unit) * xx
+
+    def directions(self, tau2: Array) -> Direction:
         """Return the directions of the nodes, both of shape (nodes, sequences).
 
         The slope's natural scale grows with the heterogeneity.
@@ -234,11 +252,12 @@ def minimum(objective: Objective, tau2: Array, scan: Array) -> Point:
         chosen = order[rank]
         index = np.flatnonzero(local[chosen, np.arange(len(chosen))])
         node = chosen[index]
+        before, after = (node - 1) % count, (node + 1) % count
         found = _descend(
             objective.rows(index),
-            *(v[node, index] for v in (a, b)),
-            *(v[(node - 1) % count, index] for v in (a, b)),
-            *(v[(node + 1) % count, index] for v in (a, b)),
+            (a[node, index], b[node, index]),
+            (a[before, index], b[before, index]),
+            (a[after, index], b[after, index]),
             tau2[index],
         )
         if best is None:
@@ -251,26 +270,21 @@ def minimum(objective: Objective, tau2: Array, scan: Array) -> Point:
 
 
 def _descend(
-    objective: Objective,
-    a: Array,
-    b: Array,
-    a_low: Array,
-    b_low: Array,
-    a_high: Array,
-    b_high: Array,
-    tau2: Array,
+    objective: Objective, middle: Direction, before: Direction, after: Direction, tau2: Array
 ) -> Point:
     """Find the minimum between two directions around a third by safeguarded Newton steps.
 
     w = tan(φ - φ_0) places a direction relative to the middle one; the neighbours are less than
     a right angle away.
     """
+    a, b = middle
 
-    def place(p: Array, q: Array) -> Array:
+    def place(direction: Direction) -> Array:
+        p, q = direction
         return np.asarray((a * q - b * p) / (a * p + b * q))
 
     count = len(a)
-    w, low, high = np.zeros(count), place(a_low, b_low), place(a_high, b_high)
+    w, low, high = np.zeros(count), place(before), place(after)
     result = [np.empty(count) for _ in range(4)]
     active = np.arange(count)
     current = objective
@@ -287,8 +301,8 @@ def _descend(
             newton = at + step * (1.0 + at * at)
             close = np.abs(step) <= _TOLERANCE * np.sqrt(2.0 / d.curvature)
         good = (d.curvature > 0) & (newton > low[active]) & (newton < high[active])
-        middle = 0.5 * (low[active] + high[active])
-        w[active] = np.where(good | close, np.where(close, at, newton), middle)
+        half = 0.5 * (low[active] + high[active])
+        w[active] = np.where(close, at, np.where(good, newton, half))
         for kept, value in zip(result, (p, q, d.q, d.curvature), strict=True):
             kept[active] = value
         moving = ~close & (high[active] - low[active] > 4e-16) & np.isfinite(d.slope)
@@ -337,7 +351,28 @@ def heterogeneity(objective: Objective, start: Point) -> tuple[Array, Point, Arr
         point = point.with_rows(index, found)
         point = point.with_rows(index[other], lowest.at(other))
         index = index[other]
+    df = objective.df
+    for row in np.flatnonzero(np.abs(point.q - df) > 1e-9 * df):
+        if start.q[row] > df:
+            one = np.array([row])
+            tau2[one], found, scan[:, one] = _bracketed(objective.rows(one))
+            point = point.with_rows(one, found)
     return tau2, point, scan
+
+
+def _bracketed(objective: Objective) -> tuple[Array, Point, Array]:
+    """Find τ² of one sequence with the global minimum at every step: slow, but sure."""
+
+    def excess(tau2: float) -> float:
+        at = np.array([tau2])
+        return float(minimum(objective, at, objective.scan(at)).q[0]) - objective.df
+
+    high = float(objective.y.var()) + float(objective.ratio[0] * objective.se_x[0]) ** 2
+    while excess(high) > 0.0:
+        high *= 4.0
+    tau2 = np.array([brentq(excess, 0.0, high, xtol=1e-14 * high, rtol=1e-13)])
+    scan = objective.scan(tau2)
+    return tau2, minimum(objective, tau2, scan), scan
 
 
 def _follow(objective: Objective, start: Point, tau2: Array) -> tuple[Array, Point]:
@@ -356,30 +391,31 @@ def _follow(objective: Objective, start: Point, tau2: Array) -> tuple[Array, Poi
     df = objective.df
     for _ in range(_ITERATIONS):
         d = current.derivatives(a[active], b[active], tau2[active])
+        at = tau2[active]
+        convex = d.curvature > 0
         with np.errstate(divide="ignore", invalid="ignore"):
             newton = -d.slope / d.curvature
-            reached = d.q + 0.5 * d.slope * newton
+            gain = -0.5 * d.slope * newton
+            least = d.q - gain
             falling = -(d.by_tau2 + newton * d.slope_by_tau2)
-            step = reached * (reached - df) / (df * falling)
+            target = at + least * (least - df) / (df * falling)
             se = np.sqrt(2.0 / d.curvature)
-        above = reached > df
-        low[active] = np.where(above, tau2[active], low[active])
-        high[active] = np.where(above, high[active], tau2[active])
-        target = tau2[active] + step
+        # Far from the minimum of Q `least` is a guess, which must not exclude any τ².
+        low[active] = np.where(convex & (gain < 0.01 * (d.q - df)), at, low[active])
+        high[active] = np.where(d.q <= df, at, high[active])
+        bounded = np.isfinite(high[active])
+        half = np.where(bounded, 0.5 * (low[active] + high[active]), 2.0 * at)
         inside = (target >= low[active]) & (target <= high[active])
-        middle = np.where(
-            np.isfinite(high[active]), 0.5 * (low[active] + high[active]), 2.0 * tau2[active]
-        )
-        target = np.where(inside, target, middle)
+        target = np.where(convex, np.where(inside, target, half), at)
         with np.errstate(divide="ignore", invalid="ignore"):
-            turn = newton - (target - tau2[active]) * d.slope_by_tau2 / d.curvature
+            turn = newton - (target - at) * d.slope_by_tau2 / d.curvature
         downhill = np.where(d.slope > 0, -0.1, 0.1)
-        turn = np.where(d.curvature > 0, np.clip(turn, -0.3, 0.3), downhill)
+        turn = np.where(convex, np.clip(turn, -0.3, 0.3), downhill)
         q[active], curvature[active] = d.q, d.curvature
-        still = np.abs(target - tau2[active]) > 1e-11 * target
+        still = np.abs(target - at) > 1e-11 * target
         still |= ~(np.abs(turn) <= _TOLERANCE * se)
         still &= np.isfinite(target) & np.isfinite(turn)
-        tau2[active] = np.where(still, target, tau2[active])
+        tau2[active] = np.where(still, target, at)
         moved = np.where(still, turn, 0.0)
         size = 1.0 / np.sqrt(1.0 + moved * moved)
         a[active], b[active] = (

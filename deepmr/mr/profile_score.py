@@ -1,4 +1,4 @@
-r"""The two score equations of `deepmr.mr.raps`, their losses and how they are solved.
+r"""The two score equations of `deepmr.mr.raps` and how they are solved.
 
 theta at fixed tau^2 minimises L = sum rho(t), t = (by - theta bx)/sqrt(v). As theta goes to either
 infinity, t goes to -bx/se_x and L to a finite limit, so the whole line is scanned in the coordinate
@@ -12,13 +12,13 @@ every sum runs over its own row, so that none depends on another.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
 
 from deepmr.mr.estimator import Array, Group
+from deepmr.mr.score_loss import LOSS, Loss
 
 _SCAN = 64
 """Points on the line in the first scan, and as many quantiles of the ratios."""
@@ -26,8 +26,14 @@ _SCAN = 64
 _SOLVED = 1e-9
 """Scores smaller than this many standard deviations of their own count as a root."""
 
+_ROUNDING = 1e-12
+"""Standard errors of theta that no step need resolve."""
+
 _NEAR = 0.1
-"""Standard errors that theta may still move in a turn when Newton's steps take over."""
+"""Standard errors that theta may still move when Newton's steps in both take over."""
+
+_TURNS = 10
+"""Turns of solving for tau^2 and theta before the search becomes one of halving."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,89 +69,6 @@ class Score:
         root = np.sqrt(v)
         c = (self.covariance - theta[:, None] * self.variance_x) / root
         return t, (self.bx - c * t) / root, c, v
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A loss and its moments at the normal distribution.
-
-    Attributes
-    ----------
-    value, psi, slope : callable
-        rho(t), its first and second derivative.
-    delta : float
-        E t psi(t) = E psi'(t).
-    score_variance : float
-        E psi(t)^2.
-    scale_variance : float
-        Var t psi(t).
-    curvature : float
-        E t^2 psi'(t).
-    """
-
-    value: Callable[[Array], Array]
-    psi: Callable[[Array], Array]
-    slope: Callable[[Array], Array]
-    delta: float
-    score_variance: float
-    scale_variance: float
-    curvature: float
-
-
-def _with_moments(
-    value: Callable[[Array], Array],
-    psi: Callable[[Array], Array],
-    slope: Callable[[Array], Array],
-    corner: float,
-) -> Loss:
-    """Integrate by Gauss-Legendre on both sides of the corner; 12 SD hold all of the normal."""
-    nodes, weights = np.polynomial.legendre.leggauss(100)
-
-    def mean(function: Callable[[Array], Array]) -> float:
-        total = 0.0
-        for low, high in ((0.0, corner), (corner, 12.0)):
-            t = 0.5 * (high - low) * nodes + 0.5 * (high + low)
-            density = np.exp(-0.5 * t * t) * (high - low) / np.sqrt(2.0 * np.pi)
-            total += float((weights * density * function(t)).sum())
-        return total
-
-    delta = mean(lambda t: t * psi(t))
-    return Loss(
-        value,
-        psi,
-        slope,
-        delta,
-        mean(lambda t: psi(t) ** 2),
-        mean(lambda t: (t * psi(t)) ** 2) - delta * delta,
-        mean(lambda t: t * t * slope(t)),
-    )
-
-
-_HUBER, _TUKEY = 1.345, 4.685
-
-
-def _tukey_rest(t: Array) -> Array:
-    """Return 1 - (t/k)^2, not below 0."""
-    return np.maximum(1.0 - (t / _TUKEY) ** 2, 0.0)
-
-
-LOSS = {
-    "l2": _with_moments(lambda t: 0.5 * t * t, lambda t: t, np.ones_like, 6.0),
-    "huber": _with_moments(
-        lambda t: (
-            np.abs(t) * np.minimum(np.abs(t), _HUBER) - 0.5 * np.minimum(np.abs(t), _HUBER) ** 2
-        ),
-        lambda t: np.clip(t, -_HUBER, _HUBER),
-        lambda t: (np.abs(t) <= _HUBER).astype(np.float64),
-        _HUBER,
-    ),
-    "tukey": _with_moments(
-        lambda t: _TUKEY**2 / 6.0 * (1.0 - _tukey_rest(t) ** 3),
-        lambda t: t * _tukey_rest(t) ** 2,
-        lambda t: _tukey_rest(t) * (5.0 * _tukey_rest(t) - 4.0),
-        _TUKEY,
-    ),
-}
 
 
 def equations(score: Score, theta: Array, tau2: Array, loss: Loss) -> tuple[Array, Array]:
@@ -254,19 +177,21 @@ def _first(score: Score, theta: Array, tau2: Array, loss: Loss) -> tuple[Array, 
     psi = loss.psi(t)
     change = psi * (t * (score.variance_x - c * c) / v + 2.0 * c * g / np.sqrt(v))
     information = (g * g).sum(axis=-1)
-    rounding = 1e-14 * np.abs(theta) + 1e-12 / np.sqrt(information)
+    rounding = 1e-14 * np.abs(theta) + _ROUNDING / np.sqrt(information)
     return (psi * g).sum(axis=-1), (change - loss.slope(t) * g * g).sum(axis=-1), rounding
 
 
-def joint_root(score: Score, theta: Array, tau2: Array, loss: Loss) -> tuple[Array, Array]:
-    """Solve both equations from a start.
+def joint_root(score: Score, loss: Loss) -> tuple[Array, Array]:
+    """Solve both equations, from the slope of tau^2 = inf, that of least squares, downwards.
+
+    tau^2 and theta are solved for in turn. What does not settle goes to and fro between a tau^2
+    that is too small for the theta that belongs to it and one that is too large; there the root
+    is between.
 
     Parameters
     ----------
     score : Score
         Sequences.
-    theta, tau2 : ndarray, shape (sequences,)
-        Start; a sequence whose start is NaN stays NaN.
     loss : Loss
         From `LOSS`.
 
@@ -275,43 +200,120 @@ def joint_root(score: Score, theta: Array, tau2: Array, loss: Loss) -> tuple[Arr
     theta, tau2 : ndarray, shape (sequences,)
         NaN where no root was reached.
     """
-    theta, tau2 = theta.copy(), tau2.copy()
-    active = np.flatnonzero(np.isfinite(theta))
-    score = score.rows(active)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        for _ in range(200):
+        theta = (score.bx * score.by).sum(axis=-1) / (score.bx * score.bx).sum(axis=-1)
+        tau2 = np.full(len(theta), np.nan)
+        least_squares = theta.copy()
+        low, high, above = np.zeros(len(theta)), np.full(len(theta), np.inf), theta.copy()
+        active = np.flatnonzero(np.isfinite(theta))
+        for _ in range(_TURNS):
             if not len(active):
                 break
-            spread = _solve_tau2(score, theta[active], tau2[active], loss)
-            slope = _descend(score, theta[active], spread, loss)
-            _, _, rounding = _first(score, slope, spread, loss)
+            part = score.rows(active)
+            spread = _solve_tau2(part, theta[active], tau2[active], loss)
+            slope = _descend(part, theta[active], spread, loss)
+            second, _ = _second(part, slope, spread, loss)
+            _, _, rounding = _first(part, slope, spread, loss)
             moved = np.abs(slope - theta[active]) / rounding
             theta[active], tau2[active] = slope, spread
-            # solving in turn leads to the root; Newton's steps in both at once end the way
-            near = np.flatnonzero((moved > 1.0) & (moved * 1e-12 < _NEAR) & (spread > 0))
-            slope, spread, solved = _newton(score.rows(near), slope[near], spread[near], loss)
-            theta[active[near[solved]]] = slope[solved]
-            tau2[active[near[solved]]] = spread[solved]
-            moved[near[solved]] = 0.0
-            keep = np.flatnonzero(~(moved <= 1.0))
-            active, score = active[keep], score.rows(keep)
-        theta[active] = tau2[active] = np.nan
-    return theta, tau2
+            small = ~(second < 0)
+            # the root of large tau^2 is above every tau^2 that was too small
+            raised = active[small & (spread > low[active])]
+            low[raised] = tau2[raised]
+            lost = raised[low[raised] >= high[raised]]
+            high[lost], above[lost] = np.inf, least_squares[lost]
+            lowered = active[~small & (spread > low[active])]
+            high[lowered], above[lowered] = tau2[lowered], theta[lowered]
+            settled = ((spread == 0) & ~small) | (moved <= 1.0)
+            near = np.flatnonzero(~settled & (moved * _ROUNDING <= _NEAR))
+            settled[near] = _newton_into(theta, tau2, part.rows(near), active[near], loss)
+            active = active[~settled]
+        _halve(score, theta, tau2, low, high, above, active, loss)
+        solved = _is_root(score, theta, tau2, loss)
+    return np.where(solved, theta, np.nan), np.where(solved, tau2, np.nan)
+
+
+def _halve(
+    score: Score,
+    theta: Array,
+    tau2: Array,
+    low: Array,
+    high: Array,
+    above: Array,
+    active: np.ndarray,
+    loss: Loss,
+) -> None:
+    """Halve the bracket of tau^2, theta following from above; write into theta and tau2.
+
+    A tau^2 whose theta runs away is too small.
+    """
+    for turn in range(120):
+        if not len(active):
+            break
+        part = score.rows(active)
+        unbounded = np.isinf(high[active])
+        middle = 0.5 * (low[active] + high[active])
+        spread = np.where(unbounded, np.maximum(4.0 * low[active], tau2[active]), middle)
+        slope = _descend(part, above[active], spread, loss)
+        second, _ = _second(part, slope, spread, loss)
+        small = ~(second < 0)
+        low[active[small]] = spread[small]
+        high[active[~small]], above[active[~small]] = spread[~small], slope[~small]
+        theta[active], tau2[active] = slope, spread
+        settled = high[active] - low[active] <= 1e-15 * high[active]
+        if turn % 3 == 2:
+            rest = np.flatnonzero(~settled & np.isfinite(slope))
+            settled[rest] = _newton_into(theta, tau2, part.rows(rest), active[rest], loss)
+        active = active[~settled]
+
+
+def _newton_into(
+    theta: Array, tau2: Array, part: Score, index: np.ndarray, loss: Loss
+) -> np.ndarray:
+    """Write the roots that Newton's steps reach nearby; return who reached one."""
+    slope, spread = _newton(part, theta[index], tau2[index], loss)
+    _, _, rounding = _first(part, theta[index], tau2[index], loss)
+    solved = _is_root(part, slope, spread, loss)
+    solved &= np.abs(slope - theta[index]) * _ROUNDING <= _NEAR * rounding
+    theta[index[solved]], tau2[index[solved]] = slope[solved], spread[solved]
+    return solved
+
+
+def _is_root(score: Score, theta: Array, tau2: Array, loss: Loss) -> np.ndarray:
+    """Tell where both equations hold and theta is a minimum of the loss, not a maximum."""
+    first, second = equations(score, theta, tau2, loss)
+    _, slope, _ = _first(score, theta, tau2, loss)
+    holds = np.where(tau2 > 0, np.abs(second), second) <= _SOLVED
+    return np.asarray((np.abs(first) <= _SOLVED) & holds & (tau2 >= 0) & (slope < 0))
 
 
 def _solve_tau2(score: Score, theta: Array, start: Array, loss: Loss) -> Array:
-    """Solve S2 = 0 at fixed theta; 0 where S2 is not positive there.
+    """Find the largest root of S2 at fixed theta below `start`, or above it if S2 > 0 there.
 
-    Where tau^2 reaches the largest r^2/delta, t psi(t) <= t^2 makes every term negative.
+    Where tau^2 reaches the largest r^2/delta, t psi(t) <= t^2 makes every term negative. From
+    there (start NaN) or from the start it is searched downwards in steps of a factor 4; 0 if S2
+    is never positive. The terms of a redescending psi vanish for outliers, so S2 < 0 at 0 says
+    little about larger tau^2.
     """
+    residual, errors = score.residual(theta, np.zeros(len(theta)))
+    ceiling = (residual * residual * errors).max(axis=-1) / loss.delta
+    floor = 1e-3 * errors.min(axis=-1)
+    high = np.where(start > 0, np.minimum(start, ceiling), ceiling)
+    second, _ = _second(score, theta, high, loss)
+    low = np.where(second > 0, high, np.nan)
+    high = np.where(second > 0, ceiling, high)
+    active = np.flatnonzero(~(second > 0))
+    while len(active):
+        below = np.where(high[active] > floor[active], 0.25 * high[active], 0.0)
+        second, _ = _second(score.rows(active), theta[active], below, loss)
+        found = second > 0
+        low[active[found]] = below[found]
+        high[active[~found]] = below[~found]
+        active = active[~found & (below > 0)]
     result = np.zeros(len(theta))
-    second, _ = _second(score, theta, result, loss)
-    active = np.flatnonzero(second > 0)
-    score, theta = score.rows(active), theta[active]
-    residual = score.by - theta[:, None] * score.bx
-    low = np.zeros(len(active))
-    high = (residual * residual).max(axis=-1) / loss.delta
-    tau2 = np.where(start[active] > 0, np.minimum(start[active], high), 0.1 * high)
+    active = np.flatnonzero(low < high)
+    score, theta, low, high = score.rows(active), theta[active], low[active], high[active]
+    tau2 = np.where((start[active] > low) & (start[active] < high), start[active], high)
     for _ in range(200):
         if not len(active):
             break
@@ -342,7 +344,7 @@ def _descend(score: Score, theta: Array, tau2: Array, loss: Loss) -> Array:
     """Go down the loss at fixed tau^2 to the next minimum by damped Newton steps."""
     result = theta.copy()
     active = np.arange(len(theta))
-    for _ in range(200):
+    for _ in range(60):
         if not len(active):
             break
         s1, slope, rounding = _first(score, theta, tau2, loss)
@@ -361,16 +363,13 @@ def _descend(score: Score, theta: Array, tau2: Array, loss: Loss) -> Array:
         result[active] = theta
         keep = np.flatnonzero(np.abs(step) > rounding)
         active, theta, tau2, score = active[keep], theta[keep], tau2[keep], score.rows(keep)
+    result[active] = np.nan
     return result
 
 
-def _newton(score: Score, theta: Array, tau2: Array, loss: Loss) -> tuple[Array, Array, np.ndarray]:
-    """Take Newton steps in theta and tau^2 at once; the last array says who reached a root.
-
-    The root must be a minimum of the loss in theta, and tau^2 positive.
-    """
-    theta, tau2 = theta.copy(), tau2.copy()
-    for _ in range(12):
+def _newton(score: Score, theta: Array, tau2: Array, loss: Loss) -> tuple[Array, Array]:
+    """Take Newton steps in theta and tau^2 at once."""
+    for _ in range(8):
         t, g, c, v = score.parts(theta, tau2)
         root = np.sqrt(v)
         psi = loss.psi(t)
@@ -383,7 +382,4 @@ def _newton(score: Score, theta: Array, tau2: Array, loss: Loss) -> tuple[Array,
         determinant = first_theta * second_tau2 - first_tau2 * second_theta
         theta = theta - (first * second_tau2 - second * first_tau2) / determinant
         tau2 = tau2 - (second * first_theta - first * second_theta) / determinant
-    first, second = equations(score, theta, tau2, loss)
-    minimum = _first(score, theta, tau2, loss)[1] < 0
-    solved = (np.abs(first) <= _SOLVED) & (np.abs(second) <= _SOLVED) & (tau2 > 0) & minimum
-    return theta, tau2, np.flatnonzero(solved)
+    return theta, tau2

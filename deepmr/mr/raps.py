@@ -13,15 +13,16 @@ the normal. The paper has rho = 0; with it S1 is still the gradient of sum rho(t
 The SE is the paper's sandwich, which carries the uncertainty of tau^2.
 
 Which root. Without overdispersion theta is the *global* minimum of the loss, found by a scan of the
-whole line (`deepmr.mr.profile_score`). With overdispersion the equations may have several roots.
-The one reported is that of the l2 loss reached from tau^2 = 0 by solving for tau^2 and theta in
-turn; for a robust loss the one reached in the same way from the l2 root. That is where R's
-``mr.raps`` looks too. Every root is then solved to machine precision, tau^2 without an upper
-limit.
+whole line (`deepmr.mr.profile_score`). With overdispersion the equations may have several roots;
+tau^2 (the largest root of S2) and theta are solved for in turn from the slope of least squares,
+which belongs to tau^2 = inf, so that the root is the one of large tau^2. R begins at tau^2 = 0,
+where the loss may have its minimum far off or nowhere when there is much pleiotropy; for l2 both
+ways end at the same root in every reference. Roots are solved to machine precision, tau^2 without
+an upper limit.
 
 R's ``mr.raps.mle`` 0.4.2 agrees for the three losses without overdispersion and for l2 with it, to
-its tolerance of about 1e-8 (where tau^2 is 0 it stops at 8e-9 instead). With overdispersion and
-a robust loss its values satisfy neither equation; tests/unit/test_mr_raps.py puts both into them.
+its tolerances (1e-7 in theta; where tau^2 is 0 it stops at 8e-9 instead). With overdispersion and
+a robust loss its values do not solve the equations; tests/unit/test_mr_raps.py puts both into them.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ import numpy as np
 
 from deepmr.mr.drawwise import refit
 from deepmr.mr.estimator import Array, Estimator, Fit, Group, Options, chi2_p
-from deepmr.mr.profile_score import LOSS, Loss, Score, global_minimum, joint_root
+from deepmr.mr.profile_score import Score, global_minimum, joint_root
+from deepmr.mr.score_loss import LOSS, Loss
 
 _BLOCK = 20_000
 """Instruments worked on at once; more would leave the cache."""
@@ -44,15 +46,16 @@ def fit(group: Group, options: Options) -> Fit:
     Fit
         `tau2` is 0 without `Options.overdispersion`. `se_model` is the part of the SE that stays
         when each term's variance is cut by the share tau^2/v of pleiotropy. `q` weighs the
-        residuals by their error variance. Status ``weak_instruments``: no finite theta maximises
-        the likelihood, or the information about it is not positive; ``no_convergence``: no root.
+        residuals by their error variance. Status ``no_finite_estimate``: the loss falls towards
+        infinite theta or no root was reached; ``weak_instruments``: the information about theta
+        is not positive.
     """
     n_sequences, n = group.bx.shape
     score = Score.of(group)
     step = max(1, _BLOCK // n)
     blocks = [
         _solve(score.rows(np.arange(start, min(start + step, n_sequences))), options)
-        for start in range(0, n_sequences, step)
+        for start in range(0, max(n_sequences, 1), step)
     ]
     theta, tau2, se, se_model, q, status = (
         np.concatenate(parts) for parts in zip(*blocks, strict=True)
@@ -71,14 +74,14 @@ def fit(group: Group, options: Options) -> Fit:
 
 def _solve(score: Score, options: Options) -> tuple[np.ndarray, ...]:
     """Return theta, tau2, se, se_model, q and status of a block of sequences."""
-    theta = global_minimum(score, LOSS["l2" if options.overdispersion else options.loss])
-    tau2 = np.where(np.isfinite(theta), 0.0, np.nan)
-    status = np.where(np.isfinite(theta), "ok", "weak_instruments").astype(object)
+    loss = LOSS[options.loss]
     if options.overdispersion:
-        for name in dict.fromkeys(("l2", options.loss)):
-            theta, tau2 = joint_root(score, theta, tau2, LOSS[name])
-        status[(status == "ok") & ~np.isfinite(theta)] = "no_convergence"
-    se, se_model, q = _sandwich(score, theta, tau2, LOSS[options.loss], options.overdispersion)
+        theta, tau2 = joint_root(score, loss)
+    else:
+        theta = global_minimum(score, loss)
+        tau2 = np.where(np.isfinite(theta), 0.0, np.nan)
+    status = np.where(np.isfinite(theta), "ok", "no_finite_estimate").astype(object)
+    se, se_model, q = _sandwich(score, theta, tau2, loss, options.overdispersion)
     status[(status == "ok") & ~np.isfinite(se)] = "weak_instruments"
     failed = status != "ok"
     numbers = (np.where(failed, np.nan, value) for value in (theta, tau2, se, se_model, q))

@@ -64,7 +64,7 @@ class Content:
         Pairs, each in two directions.
     questions_a_sequence : float
         Questions asked of a sequence: of the pairs whose exposure it was sampled for.
-    methods : int
+    methods : tuple of str
         Estimators.
     instruments : float
         Instruments of a sequence at most, on average over the questions.
@@ -91,7 +91,7 @@ class Content:
     targets: int
     questions: int
     questions_a_sequence: float
-    methods: int
+    methods: tuple[str, ...]
     instruments: float
     models: int
     member_mb: float
@@ -130,7 +130,7 @@ class Content:
             targets=len(kept_targets(config)),
             questions=questions,
             questions_a_sequence=questions / len(exposures(config)),
-            methods=len(config["mr"]["methods"]),
+            methods=tuple(config["mr"]["methods"]),
             instruments=_instruments(config),
             models=len(models),
             member_mb=max(_weights_mb(config, model) for model in models),

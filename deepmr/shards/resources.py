@@ -16,6 +16,7 @@ import math
 from typing import Any
 
 from deepmr.shards.content import Config, Content
+from deepmr.shards.method_cost import judged_instruments, method_seconds
 
 MUTAGENESIS_THREADS = 8
 """Threads of the rule: sequences worked on at the same time where there is no GPU."""
@@ -65,10 +66,6 @@ MR_COPIES = 3.6
 """Memory of `estimate_mr` and `gather_mr` over that of their rows in Arrow: 1.2 million rows of
 gather_mr took 2.8-3.4 times theirs, beside 200 MB."""
 
-SECONDS_AN_INSTRUMENT_DRAW = 0.8e-6
-"""Of MR, for each question, instrument and draw, all four methods, one core (rule `all`: 9.5 ms for
-271 instruments and 40 draws)."""
-
 SECONDS_A_READ_VALUE = 4e-8
 """Of MR, for each effect of a draw on a target that is read (1.3 ms for 24,000)."""
 
@@ -88,9 +85,10 @@ TIME_SAFETY = 2.0
 _MB = 1e6
 _ROW_GROUP_VALUES = 2**24
 _MR_BLOCK = 64
-_METHODS_MEASURED = 4
-_MR_ROW_BYTES = 260
+_MR_ROW_BYTES = 390
 """Of a row of ``mr.parquet`` in memory, without the draws (twice a float32 for each)."""
+_JUDGED_BYTES = 14
+"""Of an instrument that a row holds a probability for: position, base and number."""
 
 
 class Request:
@@ -200,13 +198,8 @@ def gather_mr_mb(content: Content) -> float:
 
 def estimate_mr_seconds(content: Content) -> float:
     """Return the time of an MR job in seconds, without a margin, its start left out."""
-    one = (
-        content.questions_a_sequence
-        * content.instruments
-        * content.draws
-        * SECONDS_AN_INSTRUMENT_DRAW
-        * content.methods
-        / _METHODS_MEASURED
+    one = content.questions_a_sequence * sum(
+        method_seconds(name, content.instruments * content.draws) for name in content.methods
     )
     read = _values(content) * SECONDS_A_READ_VALUE
     return content.mr_sequences * (one + read)
@@ -214,12 +207,13 @@ def estimate_mr_seconds(content: Content) -> float:
 
 def mr_rows(content: Content, sequences: int) -> float:
     """Return the rows of the MR table of so many sequences."""
-    return sequences * content.questions_a_sequence * content.methods
+    return sequences * content.questions_a_sequence * len(content.methods)
 
 
 def mr_row_bytes(content: Content) -> int:
     """Return the bytes of a row of the MR table in memory."""
-    return _MR_ROW_BYTES + 8 * content.draws
+    judged = judged_instruments(content.methods, content.instruments)
+    return int(_MR_ROW_BYTES + 8 * content.draws + _JUDGED_BYTES * judged)
 
 
 def _values(content: Content) -> int:

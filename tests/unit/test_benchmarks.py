@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
-from benchmarks import mutagenesis
+from benchmarks import mr, mutagenesis
 
 
 def test_the_benchmark_of_mutagenesis_compares_like_with_like(
@@ -76,3 +78,29 @@ def test_memory_is_measured_in_a_process_of_its_own(capsys: pytest.CaptureFixtur
     memory = json.loads(capsys.readouterr().out)["memory"]
     assert memory["draws"] == 3
     assert 0 < memory["before_work_gb"] <= memory["peak_rss_gb"]
+
+
+def test_the_benchmark_of_mr_compares_like_with_like(capsys: pytest.CaptureFixture[str]) -> None:
+    assert mr.main(["--quick", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for goal in mr.GOALS:
+        assert result[goal] > 0
+    bootstrap = result["bootstrap"]
+    assert bootstrap["largest_difference"] < 1e-6
+    assert set(bootstrap["ratio_genal_by_method"]) == set(mr.FOUR)
+    assert bootstrap["ratio_genal"] == pytest.approx(bootstrap["genal_s"] / bootstrap["ours_s"])
+    assert {"by_sequences", "by_mutations"} == set(result["linearity"])
+
+
+def test_an_estimate_unlike_genals_ends_the_benchmark_with_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = mr.mr.estimate
+
+    def wrong(*arguments: Any, **options: Any) -> pd.DataFrame:
+        table = real(*arguments, **options)
+        return table.assign(estimate=table["estimate"] * 1.001)
+
+    monkeypatch.setattr(mr.mr, "estimate", wrong)
+    assert mr.main(["--quick", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -15,7 +15,8 @@ from torch import nn
 
 from deepmr import config as configuration
 from deepmr.models import architectures
-from deepmr.shards import content, resources
+from deepmr.mr.registry import ESTIMATORS
+from deepmr.shards import content, method_cost, resources
 from deepmr.shards.membership import shard_of
 
 ROOT = Path(__file__).parents[2]
@@ -193,3 +194,15 @@ def test_what_every_job_imports_is_light():
     code = f"import sys, deepmr.shards.resources; print({heavy!r} & set(sys.modules) or 'none')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "none"
+
+
+def test_costly_estimators_ask_for_more():
+    assert set(method_cost.SECONDS) == set(ESTIMATORS)
+    assert set(method_cost.JUDGING) < set(ESTIMATORS)
+    few = asked(sampling__bound=5000, sampling__unbound=5000, mr__methods=["ivw"])
+    many = asked(
+        sampling__bound=5000, sampling__unbound=5000, mr__methods=["ivw", "bayesian_mode"]
+    )
+    assert many["estimate_mr_minutes"] > 10 * few["estimate_mr_minutes"]
+    assert many["gather_mr_memory"] >= 2 * few["gather_mr_memory"]
+    assert many["mutagenesis_memory"] == few["mutagenesis_memory"]
