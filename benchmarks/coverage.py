@@ -3,11 +3,14 @@
     python -m benchmarks.coverage --json
 
 A design draws the effects of the mutations of one sequence: five motifs whose substitutions lower
-the exposure, errors of X and Y that correlate (.6) and share the reference (every two mutations
-.5), and pleiotropy. A method is an estimator of the registry and what it is told of the errors:
-``diagonal``, the standard errors; ``known``, also the covariance; ``draws``, draws with that
-covariance. Standard errors are known in all. Bias is that of the mean, and width the median (sets
-may be unbounded: their share stands beside it). `mc_error` is the standard error of the coverage.
+the exposure, errors of X and Y that correlate (.6), pleiotropy, and errors that mutations have in
+common: either of the reference alone (every two mutations .5), or also of the neighbourhood (.2,
+and .7 more between alleles of a position, falling by a factor of .8 with each position).
+A method is an estimator of the registry and what it is told of the errors: ``diagonal``, the
+standard errors; ``known``, also the covariance; ``draws``, draws with that covariance; ``rubin``,
+the same draws, with the estimator run in each. Standard errors are known in all. Bias is that of
+the mean, and width the median (sets may be unbounded: their share stands beside it). `mc_error` is
+the standard error of the coverage.
 """
 
 from __future__ import annotations
@@ -18,12 +21,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmr.mr.estimator import Fit, Group, Options
+from deepmr.mr.drawwise import rubin
+from deepmr.mr.estimator import Estimator, Fit, Group, Options
 from deepmr.mr.registry import estimators
 
 Array = NDArray[np.float64]
@@ -33,6 +38,7 @@ REPLICATES = {False: 1000, True: 40}
 MUTATIONS = {False: 450, True: 150}
 DRAWS = {False: 100, True: 40}
 SHARED, X_Y = 0.5, 0.6
+LOCAL_SHARED, LOCAL, DECAY = 0.2, 0.7, 0.8
 MOTIFS, MOTIF_POSITIONS, ALLELES = 5, 8, 3
 
 
@@ -46,8 +52,10 @@ class Data:
         Effects and standard errors.
     rho : float
         Correlation of the two errors of a mutation.
-    correlation : ndarray, shape (mutations, mutations) or None
-        Correlation of the errors of different mutations; None where there is none.
+    correlation : ndarray, shape (mutations, mutations)
+        Correlation of the errors of different mutations.
+    factor : ndarray, shape (mutations, mutations)
+        Its Cholesky factor.
     truth : float
         Causal effect.
     """
@@ -57,25 +65,32 @@ class Data:
     by: Array
     se_y: Array
     rho: float
-    correlation: Array | None
+    correlation: Array
+    factor: Array
     truth: float
 
 
 Design = Callable[[np.random.Generator, int], Data]
 
 
-def shared_reference(mutations: int) -> Array:
-    """Return the correlation of effects that share a part of the error."""
-    return np.where(np.eye(mutations, dtype=bool), 1.0, SHARED)
+@lru_cache(maxsize=4)
+def correlation_of(kind: str, mutations: int) -> tuple[Array, Array]:
+    """Return the correlation of the errors of different mutations, and its Cholesky factor."""
+    same = np.eye(mutations, dtype=bool)
+    if kind == "reference":
+        matrix = np.where(same, 1.0, SHARED)
+    else:
+        position = np.arange(mutations) // ALLELES
+        near = LOCAL * DECAY ** np.abs(np.subtract.outer(position, position))
+        matrix = np.where(same, 1.0, LOCAL_SHARED + near)
+    return matrix, np.linalg.cholesky(matrix)
 
 
-def errors(rng: np.random.Generator, count: int, se_x: Array, se_y: Array) -> tuple[Array, Array]:
-    """Draw errors of X and Y, shape (count, mutations), with a shared reference."""
-    u, v = (
-        np.sqrt(SHARED) * rng.standard_normal((count, 1))
-        + np.sqrt(1.0 - SHARED) * rng.standard_normal((count, len(se_x)))
-        for _ in range(2)
-    )
+def errors(
+    rng: np.random.Generator, count: int, se_x: Array, se_y: Array, factor: Array
+) -> tuple[Array, Array]:
+    """Draw errors of X and Y, shape (count, mutations)."""
+    u, v = (rng.standard_normal((count, len(se_x))) @ factor.T for _ in range(2))
     return se_x * u, se_y * (X_Y * u + np.sqrt(1.0 - X_Y**2) * v)
 
 
@@ -88,17 +103,17 @@ def motif_effects(rng: np.random.Generator, mutations: int) -> Array:
     return -np.repeat(importance, ALLELES) * rng.uniform(0.5, 1.5, mutations)
 
 
-def balanced(slope: float, pleiotropy: float) -> Design:
+def balanced(slope: float, pleiotropy: float, kind: str = "reference") -> Design:
     """Return a design in which mutations act on Y beside X, on average by nothing."""
 
     def design(rng: np.random.Generator, mutations: int) -> Data:
         effect = motif_effects(rng, mutations)
         se_x = 0.02 * np.exp(0.1 * rng.standard_normal(mutations))
         se_y = 0.03 * np.exp(0.1 * rng.standard_normal(mutations))
-        error_x, error_y = errors(rng, 1, se_x, se_y)
+        correlation, factor = correlation_of(kind, mutations)
+        error_x, error_y = errors(rng, 1, se_x, se_y, factor)
         by = slope * effect + pleiotropy * rng.standard_normal(mutations) + error_y[0]
-        correlation = shared_reference(mutations)
-        return Data(effect + error_x[0], se_x, by, se_y, X_Y, correlation, slope)
+        return Data(effect + error_x[0], se_x, by, se_y, X_Y, correlation, factor, slope)
 
     return design
 
@@ -107,12 +122,18 @@ DESIGNS: dict[str, Design] = {
     "slope .5": balanced(0.5, 0.0),
     "slope .5, pleiotropy .02": balanced(0.5, 0.02),
     "slope 0, pleiotropy .05": balanced(0.0, 0.05),
+    "local errors, slope .5": balanced(0.5, 0.0, "local"),
+    "local errors, slope .5, pleiotropy .02": balanced(0.5, 0.02, "local"),
+    "local errors, slope 0, pleiotropy .05": balanced(0.0, 0.05, "local"),
 }
+
+
+TOLD = ("diagonal", "known", "draws", "rubin")
 
 
 @dataclass(frozen=True)
 class Method:
-    """An estimator, and what it is told of the errors: ``diagonal``, ``known`` or ``draws``."""
+    """An estimator, and what it is told of the errors: one of `TOLD`."""
 
     estimator: str
     told: str
@@ -124,23 +145,45 @@ METHODS: dict[str, Method] = {
     "max_likelihood": Method("max_likelihood", "known"),
     "profile": Method("profile", "known"),
     "profile, draws": Method("profile", "draws"),
+    "profile, in each draw": Method("profile", "rubin"),
+    "ivw, in each draw": Method("ivw", "rubin"),
+    "egger, in each draw": Method("egger", "rubin"),
     "egger_profile": Method("egger_profile", "known"),
 }
 
 
-def group_of(data: Data, told: str, rng: np.random.Generator, draws: int) -> Group:
-    """Return the input of an estimator."""
-    group = Group(data.bx[None], data.se_x[None], data.by[None], data.se_y[None])
-    if told == "diagonal":
-        return group
-    if told == "known":
-        correlation = None if data.correlation is None else data.correlation[None]
-        return replace(group, rho_xy=np.full_like(group.bx, data.rho), correlation=correlation)
-    error_x, error_y = errors(rng, draws, data.se_x, data.se_y)
+def groups_of(data: Data, rng: np.random.Generator, draws: int) -> dict[str, Group]:
+    """Return the input of an estimator by what it is told."""
+    alone = Group(data.bx[None], data.se_x[None], data.by[None], data.se_y[None])
+    known = replace(
+        alone, rho_xy=np.full_like(alone.bx, data.rho), correlation=data.correlation[None]
+    )
+    error_x, error_y = errors(rng, draws, data.se_x, data.se_y, data.factor)
     # The mean over draws is the effect, as it is in the tables.
     draws_x = (data.bx + error_x - error_x.mean(axis=0))[None]
     draws_y = (data.by + error_y - error_y.mean(axis=0))[None]
-    return replace(group, draws_x=draws_x, draws_y=draws_y)
+    drawn = replace(alone, draws_x=draws_x, draws_y=draws_y)
+    return {"diagonal": alone, "known": known, "draws": drawn, "rubin": drawn}
+
+
+def fitted(method: Method, estimator: Estimator, group: Group) -> Fit:
+    """Return the fit of the one sequence of a group; of its draws combined, if so told."""
+    options = Options(bootstrap_iterations=0)
+    if method.told != "rubin":
+        return estimator.fit(group, options)
+    drawn = estimator.fit_draws(group, options)
+    estimates = drawn.estimates
+    if estimator.covariance_aware:
+        centre = estimator.fit(group, options).estimate
+        estimates = estimates + (centre - estimates.mean(axis=1))[:, None]
+    all_draws = rubin(estimates, drawn.se_within * drawn.se_within)
+    return Fit(
+        all_draws.estimate,
+        all_draws.se,
+        ci_low=all_draws.ci_low,
+        ci_high=all_draws.ci_high,
+        p_value=all_draws.p_value,
+    )
 
 
 def interval(fit: Fit) -> Array:
@@ -160,17 +203,13 @@ def measure(
     found: dict[str, list[tuple[float, ...]]] = {name: [] for name in methods}
     by_name = {e.name: e for e in estimators(sorted({m.estimator for m in methods.values()}))}
     seconds = dict.fromkeys(methods, 0.0)
-    options = Options(bootstrap_iterations=0)
     for replicate in range(replicates):
         rng = np.random.default_rng([SEED, replicate])
         data = design(rng, mutations)
-        groups = {
-            told: group_of(data, told, rng, draws)
-            for told in sorted({method.told for method in methods.values()})
-        }
+        groups = groups_of(data, rng, draws)
         for name, method in methods.items():
             start = time.process_time()
-            fit = by_name[method.estimator].fit(groups[method.told], options)
+            fit = fitted(method, by_name[method.estimator], groups[method.told])
             seconds[name] += time.process_time() - start
             parts = interval(fit)
             covered = ((parts[:, 0] <= data.truth) & (data.truth <= parts[:, 1])).any()
@@ -215,9 +254,9 @@ def table(result: dict[str, Any]) -> str:
     columns = ("coverage", "mc_error", "bias", "rmse", "mean_se", "width", "unbounded", "ms")
     lines = []
     for design, methods in result["designs"].items():
-        lines.append(f"{design:<26}" + "".join(f"{name:>11}" for name in columns))
+        lines.append(f"{design:<40}" + "".join(f"{name:>11}" for name in columns))
         for name, figures in methods.items():
-            lines.append(f"  {name:<24}" + "".join(f"{figures[c]:>11.4f}" for c in columns))
+            lines.append(f"  {name:<38}" + "".join(f"{figures[c]:>11.4f}" for c in columns))
     return "\n".join(lines)
 
 

@@ -147,7 +147,7 @@ def _in_draws(
     cells = final.cells.subset(chosen)
     log_mass = np.log(mass[chosen])[:, None]
     around = final.theta[thinned(final.theta.size, 4)]
-    coarse = np.unique(np.concatenate([first_nodes(scaled.instruments), around]))
+    coarse = np.unique(np.concatenate([first_nodes(scaled.instruments)[::2], around]))
     per_draw = scaled.kept.size * coarse.size
     rows = max(1, _ELEMENTS_AT_ONCE // per_draw)
     modes, sds = np.empty(len(draws_x)), np.empty(len(draws_x))

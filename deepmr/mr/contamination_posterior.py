@@ -185,7 +185,7 @@ def explore(instruments: Instruments, scale_errors: bool) -> Explored:
         phis = evaluation.phis
         between = np.sqrt(phis[1:] * phis[:-1])
         if theta_error > TOLERANCE or too_wide:
-            theta = spread_nodes(theta, log_density, SECOND_NODES * 2**attempt)
+            theta = spread_nodes(theta, log_density, (SECOND_NODES - 1) * 2**attempt + 1)
             phis = np.sort(np.concatenate([phis, between])) if phi_error > TOLERANCE else phis
             evaluation = evaluate(instruments, slabs, cells, theta, phis)
         else:

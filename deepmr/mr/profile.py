@@ -10,14 +10,15 @@ All three minimise the profiled quadratic form of `deepmr.mr.profile_objective`:
 The errors are those of the correlation matrix if the group has one; else, for the profile
 estimators, those of the draws; else independent but for `rho_xy`.
 
-SE of the profile estimators: √(d'Pd)/(½Q″) (Newey and Windmeijer, Econometrica 2009;77:687), which
-is (½Q″)^(-½) with strong instruments and wider with many weak ones, where the product of the errors
-of x and of the residuals adds variance that no curvature shows (d: `Objective.information`). With draws the numerator is not
-below the variance of the estimating function over the draws, so that correlation which the
-estimated covariance had to leave out still widens it. Below a mean F of `Options.weak_f` interval
-and p-value are those of the conditional likelihood ratio; that inflates by the same factor. With an
-intercept it holds for given orientation: where bx is noise so is its sign, and no interval of
-Egger's kind is right.
+SE of the profile estimators: √(d'Pd)/(½Q″) (Newey and Windmeijer, Econometrica 2009;77:687), d as
+in `Objective.information`. It is (½Q″)^(-½) with strong instruments and wider with many weak ones,
+where the product of the errors of x and of the residuals adds variance that no curvature shows.
+With draws the numerator is not below the variance of the estimating function over the draws, so
+that correlation which the estimated covariance had to leave out still widens it.
+
+Below a mean F of `Options.weak_f` interval and p-value are those of the conditional likelihood
+ratio, divided by the same inflation. With an intercept it holds for given orientation: where bx is
+noise so is its sign, and no interval of Egger's kind is right.
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ def _summary(solved: Solution, model: Model) -> dict[str, Array]:
 
 
 def _se_without_scatter(solved: Solution) -> Array:
-    """Return the SE at the slope with τ² = 0; at the minimum for τ² = 0 if Q is not convex there."""
+    """Return the SE at the slope with τ² = 0, or at that minimum if Q is not convex here."""
     objective, zero = solved.objective, np.zeros_like(solved.tau2)
     slope = solved.estimate
     at_slope, at_start = (
@@ -260,16 +261,17 @@ def _conditional(solved: Solution, position: int) -> tuple[Array, float]:
     return found * unit, p_value(1.0, 0.0)
 
 
-def _estimator(name: str, minimum: int, model: Model) -> Estimator:
+def _estimator(name: str, minimum: int, model: Model, aware: bool) -> Estimator:
     return Estimator(
         name,
         minimum,
         partial(fit, model=model),
         partial(fit_draws, model=model),
         frozenset({"rho_xy", "correlation"}),
+        covariance_aware=aware,
     )
 
 
-MAX_LIKELIHOOD = _estimator("max_likelihood", 2, Model(additive=False))
-PROFILE = _estimator("profile", 2, Model())
-EGGER_PROFILE = _estimator("egger_profile", 3, Model(intercept=True))
+MAX_LIKELIHOOD = _estimator("max_likelihood", 2, Model(additive=False), aware=False)
+PROFILE = _estimator("profile", 2, Model(), aware=True)
+EGGER_PROFILE = _estimator("egger_profile", 3, Model(intercept=True), aware=True)

@@ -14,14 +14,8 @@ from numpy.typing import NDArray
 from deepmr.mr.covariance import DiagonalErrors, Errors, errors_from_correlation
 from deepmr.mr.draw_covariance import errors_from_draws
 from deepmr.mr.estimator import Array, Group
-from deepmr.mr.profile_objective import (
-    COARSE,
-    FINE,
-    Objective,
-    Point,
-    heterogeneity,
-    minimum,
-)
+from deepmr.mr.profile_heterogeneity import heterogeneity
+from deepmr.mr.profile_objective import COARSE, FINE, Objective, Point, minimum
 
 _BLOCK = 1 << 15
 """Instruments of independent sequences at once: what stays in the cache."""
@@ -76,7 +70,7 @@ class Solution:
         return np.where(np.abs(steepness) < _STEEPEST, steepness, np.nan)
 
     def se(self, curvature: Array, information: Array) -> Array:
-        """Standard error with the curvature and the information at some τ²."""
+        """Return the standard error with the curvature and the information at some τ²."""
         with np.errstate(divide="ignore", invalid="ignore"):
             spread = np.sqrt(self.inflation * information) / (0.5 * curvature)
         return np.where(curvature > 0, self.per_turn * spread, np.nan)

@@ -311,8 +311,42 @@ def test_presso_leaves_out_what_was_spoiled_and_is_ivw_otherwise():
     np.testing.assert_allclose(fit.q_p, chi2.sf(q, kept - 1), rtol=1e-9)
     model = 1 / np.sqrt((w * group.bx**2).sum(axis=1))
     np.testing.assert_allclose(fit.se, model * np.sqrt(np.maximum(q / (kept - 1), 1)), rtol=1e-12)
+    np.testing.assert_allclose(fit.se_unfloored, model * np.sqrt(q / (kept - 1)), rtol=1e-12)
+    assert (fit.se_unfloored < fit.se).any()
     np.testing.assert_array_equal(np.isnan(fit.p_distortion), kept == 30)
     assert (fit.p_global[1:3] == 1 / 200).all()
+
+
+def test_presso_has_outliers_only_where_the_global_test_is_significant():
+    test = presso_test(simulated(300, 15, seed=3, invalid=0.0), Options(presso_iterations=199))
+    quiet = test.p_global >= 0.05
+    assert (test.p_outlier[quiet] <= 0.05).any()
+    assert not test.outlier[quiet].any()
+    assert test.outlier[~quiet].any()
+
+
+def test_presso_distortion_keeps_the_size_of_the_corrected_set():
+    """Its null: the k outliers and n - 2k of the others, with replacement, here one by one."""
+    group = simulated(1, 24, invalid=0.0, seed=5)
+    by = group.by.copy()
+    by[0, :8] += 0.5 * np.sign(group.bx[0, :8]) * np.array([1, -1, 1, -1, -1, 1, 1, -1])
+    group = replace(group, by=by)
+    fit = presso.fit(group, Options(presso_iterations=4000))
+    out = fit.p_valid[0] == 0
+    k = out.sum()
+    assert 4 <= k < 12
+    w = 1 / group.se_y[0] ** 2
+    xy, xx = w * group.bx[0] * by[0], w * group.bx[0] ** 2
+    rng = np.random.default_rng(0)
+    theta = xy.sum() / xx.sum()
+    biases = []
+    for _ in range(4000):
+        chosen = np.concatenate([np.flatnonzero(out), rng.choice(np.flatnonzero(~out), 24 - 2 * k)])
+        other = xy[chosen].sum() / xx[chosen].sum()
+        biases.append(abs((theta - other) / other))
+    observed = abs(theta / fit.estimate[0] - 1)
+    assert fit.p_distortion[0] == pytest.approx(np.mean(biases >= observed), abs=0.04)
+    assert 0.05 < fit.p_distortion[0] < 0.95
 
 
 def test_presso_distortion_tells_harmless_from_harmful_outliers():

@@ -17,7 +17,8 @@ from deepmr.mr.covariance import DiagonalErrors, errors_from_correlation
 from deepmr.mr.draw_covariance import errors_from_draws
 from deepmr.mr.estimator import Group, Options
 from deepmr.mr.profile import EGGER_PROFILE, MAX_LIKELIHOOD, PROFILE, fit
-from deepmr.mr.profile_objective import FINE, Objective, heterogeneity, minimum
+from deepmr.mr.profile_heterogeneity import heterogeneity
+from deepmr.mr.profile_objective import FINE, Objective, minimum
 from deepmr.mr.profile_solution import Model
 
 REFERENCE = sorted((Path(__file__).parents[1] / "reference").glob("mr_*.json"))
@@ -216,7 +217,7 @@ def test_the_minimum_is_the_global_one(seed, spread, strength, intercept):
     objective = objective_of(group, intercept)
     zero = np.zeros(2)
     found = minimum(objective, zero, objective.scan(zero))
-    angles = np.linspace(-np.pi / 2, np.pi / 2, 4001)
+    angles = np.linspace(-np.pi / 2, np.pi / 2, 801)
     dense = [
         objective.value(np.full(2, np.cos(angle)), np.full(2, np.sin(angle)), zero)
         for angle in angles
@@ -238,7 +239,7 @@ def test_heterogeneity_brings_q_to_its_degrees_of_freedom(seed, pleiotropy, stre
     np.testing.assert_allclose(point.q[heterogeneous], objective.df, rtol=1e-9)
     assert (tau2[~heterogeneous] == 0).all()
     assert (tau2[heterogeneous] > 0).all()
-    angles = np.linspace(-np.pi / 2, np.pi / 2, 1001)
+    angles = np.linspace(-np.pi / 2, np.pi / 2, 201)
     for angle in angles:
         q = objective.value(np.full(3, np.cos(angle)), np.full(3, np.sin(angle)), tau2)
         assert (q >= point.q * (1 - 1e-7)).all()
@@ -246,20 +247,20 @@ def test_heterogeneity_brings_q_to_its_degrees_of_freedom(seed, pleiotropy, stre
 
 @pytest.mark.parametrize("told", ["rho", "correlation", "draws"])
 def test_profile_finds_slope_heterogeneity_and_their_uncertainty(told):
-    truth, tau, n = 0.6, 0.04, 60
-    group = simulated(200, n, seed=5, n_draws=80 if told == "draws" else None, pleiotropy=tau)
+    truth, tau, n, count = 0.6, 0.04, 60, 80
+    group = simulated(count, n, seed=5, n_draws=80 if told == "draws" else None, pleiotropy=tau)
     if told == "correlation":
         matrix = np.where(np.eye(n, dtype=bool), 1.0, 0.5)
-        group = replace(group, correlation=np.broadcast_to(matrix, (200, n, n)))
+        group = replace(group, correlation=np.broadcast_to(matrix, (count, n, n)))
     found = PROFILE.fit(group, WALD)
-    assert abs(found.estimate.mean() - truth) < 4 * found.estimate.std() / np.sqrt(200)
+    assert abs(found.estimate.mean() - truth) < 4 * found.estimate.std() / np.sqrt(count)
     assert found.tau2.mean() == pytest.approx(tau**2, rel=0.1 if told != "rho" else 0.35)
     if told == "rho":
         # What instruments share is not known to be shared.
         return
-    assert found.se.mean() == pytest.approx(found.estimate.std(), rel=0.2)
+    assert found.se.mean() == pytest.approx(found.estimate.std(), rel=0.25)
     covered = (found.ci_low <= truth) & (truth <= found.ci_high)
-    assert 0.89 <= covered.mean() <= 0.99
+    assert covered.mean() >= 0.87
 
 
 def test_the_standard_error_of_strong_instruments_is_the_curvatures():
@@ -399,18 +400,18 @@ def test_useless_instruments_give_an_unbounded_set():
 
 
 def test_the_robust_interval_covers_with_weak_instruments():
-    group = simulated(400, 20, seed=11, strength=0.02, pleiotropy=0.0)
+    group = simulated(150, 20, seed=11, strength=0.02, pleiotropy=0.0)
     matrix = np.where(np.eye(20, dtype=bool), 1.0, 0.5)
-    group = replace(group, correlation=np.broadcast_to(matrix, (400, 20, 20)))
+    group = replace(group, correlation=np.broadcast_to(matrix, (150, 20, 20)))
     found = PROFILE.fit(group, ROBUST)
     covered = [
         any(low <= 0.6 <= high for low, high in parts)
         for parts, status in zip(found.ci_set, found.status, strict=True)
         if status == "ok"
     ]
-    assert len(covered) > 390
-    # .95 with a Monte Carlo error of .011
-    assert 0.92 <= np.mean(covered) <= 0.98
+    assert len(covered) > 140
+    # .95 with a Monte Carlo error of .018
+    assert 0.90 <= np.mean(covered) <= 0.99
 
 
 @pytest.mark.parametrize("told", ["rho", "correlation", "draws"])

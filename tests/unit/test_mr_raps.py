@@ -13,7 +13,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from deepmr.mr.estimator import Group, Options
-from deepmr.mr.profile_score import Score, equations, global_minimum, joint_root
+from deepmr.mr.profile_score import Score, _first, _second, equations, global_minimum, joint_root
 from deepmr.mr.raps import RAPS, _sandwich, fit
 from deepmr.mr.score_loss import LOSS
 
@@ -161,6 +161,19 @@ def test_first_equation_is_the_slope_of_the_loss(name, rho):
         assert first == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-6)
 
 
+@every_loss
+def test_derivatives_that_newton_uses(name):
+    score, h = Score.of(simulated(1, 12, rho=0.6, tau=1.0)), 1e-6
+    for theta, tau2 in ((-1.3, 0.4), (0.2, 2.0), (0.9, 0.1)):
+        at = np.array([theta]), np.array([tau2])
+        ends = [_first(score, at[0] + d, at[1], LOSS[name])[0] for d in (h, -h)]
+        slope = _first(score, *at, LOSS[name])[1]
+        np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2 / h, rtol=1e-5)
+        ends = [_second(score, at[0], at[1] + d, LOSS[name])[0] for d in (h, -h)]
+        slope = _second(score, *at, LOSS[name])[1]
+        np.testing.assert_allclose(slope, (ends[0] - ends[1]) / 2 / h, rtol=1e-5)
+
+
 @pytest.mark.parametrize("rho", [0.0, 0.6])
 def test_equations_have_mean_zero_and_variance_one_at_the_truth(rho):
     group = simulated(4000, 40, rho=rho, tau=1.2)
@@ -193,6 +206,16 @@ def test_no_point_of_the_line_is_better_than_the_minimum(seed, n, name, rho, tau
     else:  # then the loss is lowest at the far ends
         far = loss_at(group, [-1e9, 1e9], name).min()
         assert far <= best + 0.05 * abs(best)
+
+
+def test_a_minimum_narrower_than_the_scan_is_found():
+    rng = np.random.default_rng(2)
+    bx = rng.normal(size=(1, 40))
+    by = 0.7317 * bx
+    by[0, :16] += 0.4 * rng.normal(size=16)
+    se = np.full(bx.shape, 1e-5)
+    theta = global_minimum(Score.of(Group(bx, se, by, se)), LOSS["tukey"])
+    assert theta[0] == pytest.approx(0.7317, abs=1e-4)
 
 
 @settings(deadline=None, max_examples=60)
