@@ -168,15 +168,11 @@ def groups_of(data: Data, rng: np.random.Generator, draws: int) -> dict[str, Gro
 
 def fitted(method: Method, estimator: Estimator, group: Group) -> Fit:
     """Return the fit of the one sequence of a group; of its draws combined, if so told."""
-    options = Options(bootstrap_iterations=0)
+    options = Options(bootstrap_iterations=0, draw_covariance=method.told == "draws")
     if method.told != "rubin":
         return estimator.fit(group, options)
     drawn = estimator.fit_draws(group, options)
-    estimates = drawn.estimates
-    if estimator.covariance_aware:
-        centre = estimator.fit(group, options).estimate
-        estimates = estimates + (centre - estimates.mean(axis=1))[:, None]
-    all_draws = rubin(estimates, drawn.se_within * drawn.se_within)
+    all_draws = rubin(drawn.estimates, drawn.se_within * drawn.se_within)
     return Fit(
         all_draws.estimate,
         all_draws.se,

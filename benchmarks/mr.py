@@ -94,7 +94,7 @@ def drawn(data: dict[str, NDArray[np.float64]], draws: int) -> dict[str, NDArray
     }
 
 
-def with_draws(methods: Sequence[str], count: int, n: int, draws: int) -> float:
+def with_draws(methods: Sequence[str], count: int, n: int, draws: int, **options: Any) -> float:
     """Return the seconds of draw-wise estimation, a few sequences at a time."""
     total = 0.0
     step = max(1, 8_000_000 // (n * draws))
@@ -102,7 +102,9 @@ def with_draws(methods: Sequence[str], count: int, n: int, draws: int) -> float:
         data = effects(min(step, count - start), n, start)
         data |= drawn(data, draws)
         seconds, table = cpu_seconds(
-            lambda data=data: mr.estimate(**data, methods=methods, bootstrap_iterations=0)
+            lambda data=data: mr.estimate(
+                **data, methods=methods, bootstrap_iterations=0, **options
+            )
         )
         if (table["status"] != "ok").any():
             raise RuntimeError(f"a sequence was not estimated: {set(table['status'])}")
@@ -193,7 +195,11 @@ def measured(sizes: Sizes) -> dict[str, Any]:
             ("weighted_median", "weighted_mode"), sizes.sequences, sizes.mutations, sizes.draws
         ),
         "profile_s": with_draws(
-            ("profile",), sizes.sequences, sizes.mutations, sizes.profile_draws
+            ("profile",),
+            sizes.sequences,
+            sizes.mutations,
+            sizes.profile_draws,
+            draw_covariance=True,
         ),
         "bootstrap": against_genal(sizes),
     }

@@ -196,12 +196,12 @@ def _estimate_group(
         if group.draws_x is not None:
             drawn = method.fit_draws(group, options)
             estimates = drawn.estimates
-            if method.covariance_aware or options.centre == "mean_effects":
+            if fit.holds_draws or options.centre == "mean_effects":
                 estimates = estimates + (fit.estimate - estimates.mean(axis=1))[:, None]
             combined = rubin(estimates, drawn.se_within * drawn.se_within)
             values["se_within"] = combined.se_within
             values["se_draws"] = combined.se_draws
-            if method.covariance_aware:
+            if fit.holds_draws:
                 diagonal = method.fit(_without_draws(group), options)
             else:
                 for name in ("estimate", "se", "ci_low", "ci_high", "p_value"):

@@ -11,6 +11,12 @@ the grid, whose error is estimated, without any sampling.
 
 The estimate is the posterior mode, the interval the hull of the 95 % highest-density set. Two
 groups of similar size give two modes and a set of two intervals: `n_modes` and `ci_set` say so.
+
+Limits, measured by `benchmarks.invalid_instruments` (50 instruments): coverage is .92-.98 with up
+to half of them invalid, but in a tie of two homogeneous groups chance often decides for one of
+them (two modes in .83-.91, coverage .75-.92). Invalid instruments whose ratios lie within about
+one standard error of theta on one side cannot be told from valid ones; with 150 instruments, half
+invalid with ratios spread from there upwards, coverage is .80.
 """
 
 from __future__ import annotations

@@ -126,7 +126,12 @@ class Options:
     bayesian_instruments : int
         ``bayesian_mode`` uses this many instruments, the most informative, where there are more.
     weak_f : float
-        ``profile`` gives a set robust to weak instruments where the mean F is below this.
+        ``profile`` gives a set robust to weak instruments where the mean F, in the metric of the
+        errors' covariance, is below this.
+    draw_covariance : bool
+        Let ``profile`` and ``egger_profile`` put the covariance that different mutations have over
+        the draws into their likelihood. It must be that of an error of the mean effects; the
+        spread of a network's draws often is not (``docs/estimators.md``).
     """
 
     seed: int = 0
@@ -146,6 +151,7 @@ class Options:
     scale_errors: bool = True
     bayesian_instruments: int = 300
     weak_f: float = 10.0
+    draw_covariance: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no estimator knows."""
@@ -217,6 +223,9 @@ class Fit:
         Tests of ``mr_presso``.
     status : ndarray of object, optional
         Why a sequence has no estimate; ``ok`` where it has.
+    holds_draws : bool
+        Whether `se` and interval already hold the covariance over the draws, so that with draws
+        they are reported, and not Rubin's combination.
     """
 
     estimate: Array
@@ -242,6 +251,7 @@ class Fit:
     p_global: Array | None = None
     p_distortion: Array | None = None
     status: NDArray[np.object_] | None = None
+    holds_draws: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -281,9 +291,6 @@ class Estimator:
         any `fit`.
     uses : frozenset of str
         Which of ``rho_xy`` and ``correlation`` change its answer.
-    covariance_aware : bool
-        `fit` itself carries the covariance in the draws, so that with draws its own interval
-        is reported, not Rubin's combination.
     """
 
     name: str
@@ -291,7 +298,6 @@ class Estimator:
     fit: Callable[[Group, Options], Fit]
     fit_draws: Callable[[Group, Options], DrawFit]
     uses: frozenset[str] = field(default_factory=frozenset)
-    covariance_aware: bool = False
 
 
 def drawn(group: Group) -> tuple[Array, Array]:

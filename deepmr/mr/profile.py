@@ -8,7 +8,13 @@ All three minimise the profiled quadratic form of `deepmr.mr.profile_objective`:
 * ``egger_profile``: the same with an intercept, instruments and covariances oriented to bx > 0.
 
 The errors are those of the correlation matrix if the group has one; else, for the profile
-estimators, those of the draws; else independent but for `rho_xy`.
+estimators with `Options.draw_covariance`, those of the draws; else independent but for `rho_xy`.
+That option is for draws that scatter as an error does, whatever the effects are. The draws of a
+network often do not: a whole motif is now stronger, now weaker, so that bx itself is the leading
+direction of S. Then x'S⁻¹x/n, the strength that counts, is near 1, every slope makes residuals that
+S calls likely, and the minimum of Q may lie anywhere. In the shipped example, slope 0 of JUND on
+openness, it lay at 1.3. With the default only each mutation's own two errors are in V, and all
+else is in the scatter of the estimate over the draws (Rubin).
 
 SE of the profile estimators: √(d'Pd)/(½Q″) (Newey and Windmeijer, Econometrica 2009;77:687), d as
 in `Objective.information`. It is (½Q″)^(-½) with strong instruments and wider with many weak ones,
@@ -23,6 +29,7 @@ noise so is its sign, and no interval of Egger's kind is right.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -52,7 +59,7 @@ def fit(group: Group, options: Options, model: Model) -> Fit:
     group : Group
         Effects.
     options : Options
-        `weak_f` alone matters.
+        `weak_f` and `draw_covariance` matter.
     model : Model
         Which of the estimators.
 
@@ -63,15 +70,14 @@ def fit(group: Group, options: Options, model: Model) -> Fit:
         slope, ``bad_correlation`` where the correlation matrix is none, ``not_finite`` where
         an effect is missing or a standard error is not positive.
     """
-    parts, status = solve_all(group, model)
+    told = _told(group, options, model)
+    parts, status = solve_all(told, model)
     count = len(group.bx)
     names = ["estimate", "se", "se_unfloored", "se_model", "q", "tau2"]
     names += ["ci_low", "ci_high", "p_value", "intercept", "intercept_se"]
     out = {name: np.full(count, np.nan) for name in names}
     kind = np.full(count, "wald", dtype=object)
     sets: list[Array] = [np.full((1, 2), np.nan) for _ in range(count)]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        strength = np.mean((group.anchor_x / group.se_x) ** 2, axis=-1)
     for index, solved in parts:
         for name, values in _summary(solved, model).items():
             out[name][index] = values
@@ -81,7 +87,11 @@ def fit(group: Group, options: Options, model: Model) -> Fit:
         out["ci_low"][index], out["ci_high"][index], out["p_value"][index] = low, high, p
         for position, row in enumerate(index):
             sets[row] = np.array([[low[position], high[position]]])
-            if model.additive and estimated[position] and strength[row] < options.weak_f:
+            if (
+                model.additive
+                and estimated[position]
+                and solved.strength[position] < options.weak_f
+            ):
                 sets[row], out["p_value"][row] = _conditional(solved, position)
                 out["ci_low"][row], out["ci_high"][row] = sets[row][0, 0], sets[row][-1, 1]
                 kind[row] = "clr"
@@ -109,7 +119,15 @@ def fit(group: Group, options: Options, model: Model) -> Fit:
             two_sided_p(out["intercept"] / out["intercept_se"]) if model.intercept else None
         ),
         status=status,
+        holds_draws=told.draws_x is not None,
     )
+
+
+def _told(group: Group, options: Options, model: Model) -> Group:
+    """Return the group as the likelihood is to see it: with or without its draws."""
+    if group.draws_x is None or (options.draw_covariance and model.additive):
+        return group
+    return replace(group, draws_x=None, draws_y=None, rho_xy=group.error_correlation)
 
 
 def fit_draws(group: Group, options: Options, model: Model) -> DrawFit:
@@ -126,7 +144,7 @@ def fit_draws(group: Group, options: Options, model: Model) -> DrawFit:
     bx would be corrected by too little, and the mean over draws biased.)
     """
     draws_x, draws_y = drawn(group)
-    parts, status = solve_all(group, model)
+    parts, status = solve_all(_told(group, options, model), model)
     count, n_draws = draws_x.shape[:2]
     estimates, se = np.full((2, count, n_draws), np.nan)
     within = np.full(count, np.nan)
@@ -261,17 +279,16 @@ def _conditional(solved: Solution, position: int) -> tuple[Array, float]:
     return found * unit, p_value(1.0, 0.0)
 
 
-def _estimator(name: str, minimum: int, model: Model, aware: bool) -> Estimator:
+def _estimator(name: str, minimum: int, model: Model) -> Estimator:
     return Estimator(
         name,
         minimum,
         partial(fit, model=model),
         partial(fit_draws, model=model),
         frozenset({"rho_xy", "correlation"}),
-        covariance_aware=aware,
     )
 
 
-MAX_LIKELIHOOD = _estimator("max_likelihood", 2, Model(additive=False), aware=False)
-PROFILE = _estimator("profile", 2, Model(), aware=True)
-EGGER_PROFILE = _estimator("egger_profile", 3, Model(intercept=True), aware=True)
+MAX_LIKELIHOOD = _estimator("max_likelihood", 2, Model(additive=False))
+PROFILE = _estimator("profile", 2, Model())
+EGGER_PROFILE = _estimator("egger_profile", 3, Model(intercept=True))

@@ -41,7 +41,12 @@ class Model:
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """Fit of some sequences, all arrays (sequences,) except `scan`, (nodes, sequences)."""
+    """Fit of some sequences, all arrays (sequences,) except `scan`, (nodes, sequences).
+
+    `strength` is the mean F statistic in the metric of the errors, x'Sxx⁻¹x/n (centred where there
+    is an intercept): bx²/sx² on average for independent errors, and near 1 where bx is what its
+    errors look like, however many single mutations stand out.
+    """
 
     objective: Objective
     start: Point
@@ -51,6 +56,7 @@ class Solution:
     curvature: Array
     information: Array
     inflation: Array
+    strength: Array
 
     @property
     def estimate(self) -> Array:
@@ -161,6 +167,7 @@ def _draws(group: Group) -> tuple[Array, Array] | None:
 def _solve(objective: Objective, group: Group, index: NDArray[np.intp], model: Model) -> Solution:
     zero = np.zeros(len(index))
     scan = objective.scan(zero)
+    strength = scan[-1] / (objective.df + 1)  # the last node is the direction of x alone
     start = minimum(objective, zero, scan)
     tau2, point = zero, start
     if model.additive:
@@ -178,4 +185,6 @@ def _solve(objective: Objective, group: Group, index: NDArray[np.intp], model: M
             over_draws = np.var(draws[0][row] @ x + draws[1][row] @ y, ddof=1)
             beyond = tau2[position] * (y * y).sum()
             inflation[position] = max(1.0, (over_draws + beyond) / information[position])
-    return Solution(objective, start, point, tau2, scan, point.curvature, information, inflation)
+    return Solution(
+        objective, start, point, tau2, scan, point.curvature, information, inflation, strength
+    )

@@ -87,7 +87,12 @@ def read_references(
 
 def read_mutations(paths: Iterable[Path], targets: Sequence[str]) -> Iterator[Mutations]:
     """Yield the mutations of the listed effects tables, a sequence at a time."""
-    columns = ["sequence_id", "position", "alt", *(f"{t}.{c}" for t in targets for c in ("eval", "draws"))]
+    columns = [
+        "sequence_id",
+        "position",
+        "alt",
+        *(f"{t}.{c}" for t in targets for c in ("eval", "draws")),
+    ]
     for path in paths:
         _check_targets(path, targets)
         rest: list[pa.Table] = []

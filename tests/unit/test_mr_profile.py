@@ -24,7 +24,8 @@ from deepmr.mr.profile_solution import Model
 REFERENCE = sorted((Path(__file__).parents[1] / "reference").glob("mr_*.json"))
 CORRELATED = [path for path in REFERENCE if "correlation" in json.loads(path.read_text())["inputs"]]
 ALL = (MAX_LIKELIHOOD, PROFILE, EGGER_PROFILE)
-WALD, ROBUST = Options(weak_f=0.0), Options(weak_f=np.inf)
+DRAWS = Options(draw_covariance=True)
+WALD, ROBUST = replace(DRAWS, weak_f=0.0), replace(DRAWS, weak_f=np.inf)
 
 
 def name_of(value):
@@ -120,7 +121,7 @@ def same(left, right, rtol=1e-7, atol=1e-12):
 def test_maximum_likelihood_is_the_optimum_of_rs_likelihood(path, psi):
     group, results = case(path, psi)
     expected = results["exact_ML_profile" + ("_psi0.3" if psi else "")]
-    found = MAX_LIKELIHOOD.fit(group, Options())
+    found = MAX_LIKELIHOOD.fit(group, DRAWS)
     np.testing.assert_allclose(
         [found.estimate[0], found.se_model[0], found.se[0], found.q[0]],
         [expected[key] for key in ("estimate", "se_fixed", "se_random", "Q")],
@@ -137,7 +138,7 @@ def test_maximum_likelihood_is_the_optimum_of_rs_likelihood(path, psi):
 def test_maximum_likelihood_of_correlated_instruments(path, psi):
     group, results = case(path, psi, correlated=True)
     expected = results["correlated"][f"exact_ML_profile_psi{psi}"]
-    found = MAX_LIKELIHOOD.fit(group, Options())
+    found = MAX_LIKELIHOOD.fit(group, DRAWS)
     np.testing.assert_allclose(
         [found.estimate[0], found.se_model[0], found.se[0], found.q[0]],
         [expected[key] for key in ("estimate", "se_fixed", "se_random", "Q")],
@@ -150,7 +151,7 @@ def test_maximum_likelihood_of_correlated_instruments(path, psi):
 def test_the_line_with_an_intercept(path, psi):
     group, results = case(path, psi, correlated=True)
     expected = results["correlated"][f"exact_eggerML_profile_psi{psi}_oriented"]
-    found = fit(group, Options(), Model(intercept=True, additive=False))
+    found = fit(group, DRAWS, Model(intercept=True, additive=False))
     assert found.q_df == expected["df"]
     if path.stem == "mr_synth_ism150" and psi == 0.6:
         # R's search stopped short of the minimum: its point is no local minimum of its own Q.
@@ -421,14 +422,14 @@ def test_a_sequence_does_not_depend_on_its_neighbours(method, told):
     if told == "correlation":
         matrix = np.where(np.eye(30, dtype=bool), 1.0, 0.3)
         group = replace(group, correlation=np.broadcast_to(matrix, (5, 30, 30)))
-    whole = fields(method.fit(group, Options()))
+    whole = fields(method.fit(group, DRAWS))
     for row in range(5):
-        alone = fields(method.fit(rows_of(group, [row]), Options()))
+        alone = fields(method.fit(rows_of(group, [row]), DRAWS))
         for name, values in whole.items():
             assert values[row] == alone[name][0], name
     if told == "draws":
-        drawn = method.fit_draws(group, Options())
-        one = method.fit_draws(rows_of(group, [3]), Options())
+        drawn = method.fit_draws(group, DRAWS)
+        one = method.fit_draws(rows_of(group, [3]), DRAWS)
         np.testing.assert_array_equal(drawn.estimates[3], one.estimates[0])
         np.testing.assert_array_equal(drawn.se[3], one.se[0])
         assert drawn.se_within[3] == one.se_within[0]
@@ -453,7 +454,7 @@ def test_the_order_of_instruments_does_not_matter(seed, method, draws):
             if getattr(group, name) is not None
         }
     )
-    same(method.fit(moved, Options()), method.fit(group, Options()), rtol=1e-6)
+    same(method.fit(moved, DRAWS), method.fit(group, DRAWS), rtol=1e-6)
 
 
 @settings(max_examples=20, deadline=None)
@@ -468,7 +469,7 @@ def test_the_sign_of_an_instrument_does_not_matter(seed, method, draws):
             draws_x=group.draws_x * sign[:, None],
             draws_y=group.draws_y * sign[:, None],
         )
-    same(method.fit(flipped, Options()), method.fit(group, Options()), rtol=1e-6)
+    same(method.fit(flipped, DRAWS), method.fit(group, DRAWS), rtol=1e-6)
 
 
 @settings(max_examples=20, deadline=None)
@@ -483,7 +484,7 @@ def test_units_scale_the_slope(seed, method, c_x, c_y):
     scaled = Group(
         group.bx * c_x, group.se_x * c_x, group.by * c_y, group.se_y * c_y, rho_xy=group.rho_xy
     )
-    found, plain = method.fit(scaled, Options()), method.fit(group, Options())
+    found, plain = method.fit(scaled, DRAWS), method.fit(group, DRAWS)
     factor = c_y / c_x
     for name in ("estimate", "se", "ci_low", "ci_high"):
         np.testing.assert_allclose(
@@ -494,7 +495,7 @@ def test_units_scale_the_slope(seed, method, c_x, c_y):
 
 def test_the_intercept_and_its_error_are_those_of_the_joint_likelihood():
     group = simulated(1, 40, pleiotropy=0.0)
-    found = fit(group, Options(), Model(intercept=True, additive=False))
+    found = fit(group, DRAWS, Model(intercept=True, additive=False))
     sign = np.where(group.bx < 0, -1.0, 1.0)
 
     def joint(slope, intercept):
@@ -529,12 +530,12 @@ def test_egger_profile_finds_a_directional_intercept():
     se = np.full((count, n), 0.01)
     by = 0.5 * gamma + 0.05 * np.sign(gamma) + 0.02 * rng.normal(size=gamma.shape)
     group = Group(gamma + se * rng.normal(size=gamma.shape), se, by, se)
-    found = EGGER_PROFILE.fit(group, Options())
+    found = EGGER_PROFILE.fit(group, DRAWS)
     assert abs(found.estimate.mean() - 0.5) < 4 * found.estimate.std() / 10
     assert abs(found.intercept.mean() - 0.05) < 4 * found.intercept.std() / 10
     assert found.intercept_se.mean() == pytest.approx(found.intercept.std(), rel=0.3)
     assert found.se.mean() == pytest.approx(found.estimate.std(), rel=0.3)
-    assert (PROFILE.fit(group, Options()).estimate.mean() - 0.5) > 0.1
+    assert (PROFILE.fit(group, DRAWS).estimate.mean() - 0.5) > 0.1
 
 
 @pytest.mark.parametrize("method", ALL, ids=name_of)
@@ -544,7 +545,7 @@ def test_bad_sequences_are_named_and_alone(method):
     bx[1, 3] = np.nan
     se_y[2, 0] = 0.0
     bx[4] = 0.0
-    found = method.fit(Group(bx, group.se_x, by, se_y), Options())
+    found = method.fit(Group(bx, group.se_x, by, se_y), DRAWS)
     lost = found.status != "ok"
     assert found.status.tolist()[1:3] == ["not_finite", "not_finite"]
     assert found.status[4] == "no_finite_slope"
@@ -556,23 +557,23 @@ def test_bad_sequences_are_named_and_alone(method):
 def test_what_is_no_correlation_matrix_costs_its_sequence_alone():
     group = simulated(2, 5)
     matrices = np.stack([np.eye(5), np.where(np.eye(5) > 0, 1.0, -0.5)])
-    found = PROFILE.fit(replace(group, correlation=matrices), Options())
+    found = PROFILE.fit(replace(group, correlation=matrices), DRAWS)
     assert found.status.tolist() == ["ok", "bad_correlation"]
     np.testing.assert_array_equal(np.isnan(found.estimate), [False, True])
 
 
 @pytest.mark.parametrize("method", ALL, ids=name_of)
 def test_the_fewest_instruments(method):
-    found = method.fit(simulated(5, method.minimum), Options())
+    found = method.fit(simulated(5, method.minimum), DRAWS)
     assert np.isfinite(found.estimate).any()
-    drawn = method.fit_draws(simulated(5, method.minimum, n_draws=6), Options())
+    drawn = method.fit_draws(simulated(5, method.minimum, n_draws=6), DRAWS)
     assert drawn.estimates.shape == drawn.se.shape == (5, 6)
 
 
 def test_exact_effects_give_the_exact_slope():
     group = simulated(1, 20)
     exact = replace(group, by=0.7 * group.bx)
-    found = PROFILE.fit(exact, Options())
+    found = PROFILE.fit(exact, DRAWS)
     assert found.estimate[0] == pytest.approx(0.7, rel=1e-12)
     assert found.q[0] == pytest.approx(0.0, abs=1e-20)
     assert found.tau2[0] == 0.0
@@ -624,8 +625,8 @@ def test_draws_are_estimated_with_the_scatter_taken_apart():
 
 def test_a_draw_without_a_minimum_is_an_estimate_too():
     group = simulated(5, 12, seed=3, n_draws=30, strength=0.002)
-    drawn = PROFILE.fit_draws(group, Options())
-    ok = PROFILE.fit(group, Options()).status == "ok"
+    drawn = PROFILE.fit_draws(group, DRAWS)
+    ok = PROFILE.fit(group, DRAWS).status == "ok"
     assert ok.any()
     assert np.isfinite(drawn.estimates[ok]).all()
     assert (drawn.se[ok] > 0).all()
