@@ -34,11 +34,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmr.mr.bayesian_mode import BAYESIAN_MODE
-from deepmr.mr.egger import EGGER
 from deepmr.mr.estimator import Estimator, Fit, Group, Options
-from deepmr.mr.ivw import IVW
-from deepmr.mr.median import WEIGHTED_MEDIAN
+from deepmr.mr.estimators.bayesian_mode import BAYESIAN_MODE
+from deepmr.mr.estimators.egger import EGGER
+from deepmr.mr.estimators.ivw import IVW
+from deepmr.mr.estimators.median import WEIGHTED_MEDIAN
 
 THETA = 0.4
 INSTRUMENTS = 50

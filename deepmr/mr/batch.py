@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from deepmr.mr.describe import describe, position_influence
+from deepmr.mr.diagnostics.describe import describe, position_influence
 from deepmr.mr.drawwise import rubin, student_interval
 from deepmr.mr.estimator import Array, Estimator, Fit, Group, Options
 from deepmr.mr.instrument_effects import Instruments

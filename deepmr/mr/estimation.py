@@ -68,8 +68,8 @@ def estimate(
         the same with instruments taken for independent as ``estimate_diagonal``,
         ``se_diagonal``, ``p_value_diagonal``; the method's own numbers
         (`deepmr.mr.batch.NUMBERS`) and ``p_valid``; what describes the instruments
-        (`deepmr.mr.describe`); ``n_instruments``, ``n_dropped``, ``status``; and with draws
-        ``draws`` and ``draws_se`` (an array in each row).
+        (`deepmr.mr.diagnostics.describe`); ``n_instruments``, ``n_dropped``, ``status``; and
+        with draws ``draws`` and ``draws_se`` (an array in each row).
 
     Raises
     ------

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from deepmr.mr.bayesian_mode import BAYESIAN_MODE
-from deepmr.mr.contamination import CONTAMINATION_MIXTURE
-from deepmr.mr.divw import DIVW
-from deepmr.mr.egger import EGGER
 from deepmr.mr.estimator import Estimator
-from deepmr.mr.ivw import IVW, IVW_DELTA, IVW_FIXED
-from deepmr.mr.median import PENALIZED_WEIGHTED_MEDIAN, SIMPLE_MEDIAN, WEIGHTED_MEDIAN
-from deepmr.mr.mode import SIMPLE_MODE, WEIGHTED_MODE
-from deepmr.mr.presso import MR_PRESSO
-from deepmr.mr.profile import EGGER_PROFILE, MAX_LIKELIHOOD, PROFILE
-from deepmr.mr.raps import RAPS
-from deepmr.mr.simex import EGGER_SIMEX
+from deepmr.mr.estimators.bayesian_mode import BAYESIAN_MODE
+from deepmr.mr.estimators.contamination import CONTAMINATION_MIXTURE
+from deepmr.mr.estimators.divw import DIVW
+from deepmr.mr.estimators.egger import EGGER
+from deepmr.mr.estimators.ivw import IVW, IVW_DELTA, IVW_FIXED
+from deepmr.mr.estimators.median import PENALIZED_WEIGHTED_MEDIAN, SIMPLE_MEDIAN, WEIGHTED_MEDIAN
+from deepmr.mr.estimators.mode import SIMPLE_MODE, WEIGHTED_MODE
+from deepmr.mr.estimators.presso import MR_PRESSO
+from deepmr.mr.estimators.profile import EGGER_PROFILE, MAX_LIKELIHOOD, PROFILE
+from deepmr.mr.estimators.raps import RAPS
+from deepmr.mr.estimators.simex import EGGER_SIMEX
 
 ESTIMATORS: dict[str, Estimator] = {
     estimator.name: estimator

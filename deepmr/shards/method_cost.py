@@ -1,8 +1,8 @@
 """What each estimator costs for one question: a sequence, a pair, a direction, with its draws.
 
-CPU seconds are a + b * instruments * draws, from 271 and 90 instruments with 40 and 20 draws and 200
-bootstrap replicates, `deepmr.mr.estimate` with one thread on a shared core; they are within a
-factor of two of each of the three. Only the standard library is imported here.
+CPU seconds are a + b * instruments * draws, from 271 and 90 instruments with 40 and 20 draws and
+200 bootstrap replicates, `deepmr.mr.estimate` with one thread on a shared core; they are within a
+factor of 2.5 of each of the three. Only the standard library is imported here.
 """
 
 from __future__ import annotations

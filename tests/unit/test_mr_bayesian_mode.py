@@ -12,12 +12,12 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from benchmarks import invalid_instruments
-from deepmr.mr import bayesian_posterior, contamination_grid, contamination_posterior
-from deepmr.mr.bayesian_mode import BAYESIAN_MODE, Posterior, bayesian_mode_posterior
-from deepmr.mr.effect_prior import EffectPrior, fit_effect_prior, shrinkage
 from deepmr.mr.estimator import Array, Group, Options
-from deepmr.mr.ivw import IVW
-from deepmr.mr.posterior_set import (
+from deepmr.mr.estimators import bayesian_grid, bayesian_passes, bayesian_posterior
+from deepmr.mr.estimators.bayesian_mode import BAYESIAN_MODE, Posterior, bayesian_mode_posterior
+from deepmr.mr.estimators.effect_prior import EffectPrior, fit_effect_prior, shrinkage
+from deepmr.mr.estimators.ivw import IVW
+from deepmr.mr.estimators.posterior_set import (
     cell_masses,
     count_modes,
     highest_mode,
@@ -118,7 +118,7 @@ def test_nodes_are_placed_in_every_mode_and_reach_the_tails() -> None:
 @pytest.mark.parametrize("n", [1, 4, 7, 33])
 def test_blocks_of_subset_products_equal_the_product_over_instruments(n: int) -> None:
     generator = np.random.default_rng(n)
-    instruments = contamination_grid.Instruments(
+    instruments = bayesian_grid.Instruments(
         generator.normal(0, 1, (2, n)),
         generator.uniform(0.3, 0.5, n),
         generator.normal(0, 0.5, (2, n)),
@@ -126,15 +126,13 @@ def test_blocks_of_subset_products_equal_the_product_over_instruments(n: int) ->
         generator.uniform(-0.8, 0.8, n),
         EffectPrior(np.array([1.3]), np.ones(1)),
     )
-    slabs = contamination_grid.make_slabs(
-        replace(instruments, x=instruments.x[0], y=instruments.y[0])
-    )
-    cells = contamination_grid.make_cells(slabs)
+    slabs = bayesian_grid.make_slabs(replace(instruments, x=instruments.x[0], y=instruments.y[0]))
+    cells = bayesian_grid.make_cells(slabs)
     cells = cells.subset(np.array([5, 17, 100, cells.pi.size - 1]))
     theta = np.array([-0.7, 0.2, 1.1])
-    found = contamination_grid.log_likelihood(instruments, slabs, cells, theta, 1.4)
-    valid = contamination_grid.valid_log_density(instruments, theta, 1.4)[:, :, None, :]
-    slab = contamination_grid.slab_log_density(instruments, slabs, 1.4)[:, :, cells.slab]
+    found = bayesian_grid.log_likelihood(instruments, slabs, cells, theta, 1.4)
+    valid = bayesian_grid.valid_log_density(instruments, theta, 1.4)[:, :, None, :]
+    slab = bayesian_grid.slab_log_density(instruments, slabs, 1.4)[:, :, cells.slab]
     pi = cells.pi[:, None]
     each = np.logaddexp(valid + np.log1p(-pi), slab[..., None] + np.log(pi))
     assert found == pytest.approx(each.sum(axis=1), rel=1e-10)
@@ -144,12 +142,12 @@ def test_slabs_are_at_least_2_typical_errors_wide_and_cover_the_data_densely() -
     bx, sx, by, sy = simulated(3, 41)
     rho = np.full(41, 0.3)
     scaled = bayesian_posterior.scale(bx, sx, by, sy, rho, (bx, by), 300).instruments
-    slabs = contamination_grid.make_slabs(scaled)
+    slabs = bayesian_grid.make_slabs(scaled)
     lambda_ = shrinkage(scaled.prior, scaled.x, scaled.se_x)[2]
     error = np.sqrt(
         scaled.se_y**2 * (1 - 0.3**2) + lambda_ * (scaled.se_x**2 + (0.3 * scaled.se_y) ** 2)
     )
-    weight = contamination_grid.information(scaled)
+    weight = bayesian_grid.information(scaled)
     for sds, errors in (
         (np.sqrt(slabs.ratio_variance), error / scaled.x),
         (np.sqrt(slabs.outcome_variance), error),
@@ -183,7 +181,7 @@ def test_the_posterior_is_the_formula_summed_by_hand() -> None:
     )
     height = np.sqrt((y * y).mean())
     scaled = bayesian_posterior.scale(bx, sx, by, sy, rho, (bx, by), 300).instruments
-    slab_grid = contamination_grid.make_slabs(scaled)
+    slab_grid = bayesian_grid.make_slabs(scaled)
     slabs = []
     for k, weight in enumerate(np.exp(slab_grid.log_weight)):
         if slab_grid.ratio_variance[k] > 0:
@@ -411,13 +409,13 @@ def test_a_grid_that_does_not_converge_is_told(monkeypatch: pytest.MonkeyPatch) 
     fine = BAYESIAN_MODE.fit(group_of(data), Options())
     assert fine.status is not None
     assert fine.status[0] == "ok"
-    monkeypatch.setattr(contamination_posterior, "ROUNDS", 1)
-    monkeypatch.setattr(contamination_posterior, "SECOND_NODES", 11)
+    monkeypatch.setattr(bayesian_passes, "ROUNDS", 1)
+    monkeypatch.setattr(bayesian_passes, "SECOND_NODES", 11)
     coarse = BAYESIAN_MODE.fit(group_of(data), Options())
     assert coarse.status is not None
     assert coarse.status[0] == "grid_not_converged"
     assert np.isfinite(coarse.estimate[0])
-    monkeypatch.setattr(contamination_posterior, "ROUNDS", 6)
+    monkeypatch.setattr(bayesian_passes, "ROUNDS", 6)
     refined = BAYESIAN_MODE.fit(group_of(data), Options())
     assert refined.status is not None
     assert refined.status[0] == "ok"
@@ -431,9 +429,9 @@ def test_the_automatic_grid_agrees_with_a_much_finer_one(
     data = simulated(6, 40, invalid=invalid)
     found = bayesian_mode_posterior(*data)
     for name, value in (("FIRST_NODES", 400), ("SECOND_NODES", 641), ("_NEGLIGIBLE", 0.0)):
-        monkeypatch.setattr(contamination_posterior, name, value)
-    monkeypatch.setattr(contamination_posterior, "PHI_NODES", 25)
-    monkeypatch.setattr(contamination_posterior, "_PHI_DROP", 12.0)
+        monkeypatch.setattr(bayesian_passes, name, value)
+    monkeypatch.setattr(bayesian_passes, "PHI_NODES", 25)
+    monkeypatch.setattr(bayesian_passes, "_PHI_DROP", 12.0)
     assert close(found, bayesian_mode_posterior(*data), tolerance=0.04)
 
 

@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepmr.mr.covariance import (
+from deepmr.mr.estimators.covariance import (
     DenseErrors,
     DiagonalErrors,
     FactorErrors,
     errors_from_correlation,
 )
-from deepmr.mr.draw_covariance import (
+from deepmr.mr.estimators.draw_covariance import (
     common_factors,
     errors_from_draws,
     noise_edge,

@@ -9,14 +9,14 @@ from scipy.integrate import dblquad
 from scipy.stats import chi2, norm
 from scipy.stats import t as student
 
-from deepmr.mr.diagnostics import i2, i2_gx, i2_gx_weighted, mean_f
+from deepmr.mr.diagnostics.leave_one_out import leave_one_out, leave_one_position_out
+from deepmr.mr.diagnostics.outliers import outliers
+from deepmr.mr.diagnostics.power import ivw_power, smallest_detectable_effect
+from deepmr.mr.diagnostics.rucker import MODELS, rucker
+from deepmr.mr.diagnostics.steiger import direction_share, steiger, steiger_filter
+from deepmr.mr.diagnostics.strength import i2, i2_gx, i2_gx_weighted, mean_f
+from deepmr.mr.diagnostics.weighted_line import weighted_line
 from deepmr.mr.estimator import Group
-from deepmr.mr.leave_one_out import leave_one_out, leave_one_position_out
-from deepmr.mr.outliers import outliers
-from deepmr.mr.power import ivw_power, smallest_detectable_effect
-from deepmr.mr.rucker import MODELS, rucker
-from deepmr.mr.steiger import direction_share, steiger, steiger_filter
-from deepmr.mr.weighted_line import weighted_line
 
 CASES = [
     json.loads(path.read_text())

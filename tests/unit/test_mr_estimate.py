@@ -38,6 +38,14 @@ def simulated(n_sequences=4, n=15, n_draws=20, seed=0):
     )
 
 
+def mean(draws):
+    return draws.mean(axis=1)
+
+
+def sd(draws):
+    return draws.std(axis=1, ddof=1)
+
+
 def run(data, methods=METHODS, **options):
     *effects, draws_x, draws_y = data
     options = {"bootstrap_iterations": 20, "presso_iterations": 100, **options}
@@ -160,7 +168,11 @@ def test_orientation_and_order_of_instruments_do_not_matter(method):
 
 @pytest.mark.parametrize("method", ["profile", "egger_profile"])
 def test_an_interval_that_holds_the_draws_is_kept(method):
-    data = simulated(3, 40, 25)
+    *_, draws_x, draws_y = simulated(3, 40, 25)
+    reference = np.random.default_rng(1).normal(size=(2, 3, 25, 1))  # an error of all mutations
+    draws_x, draws_y = draws_x + 0.4 * reference[0], draws_y + 0.4 * reference.sum(axis=0)
+    effects = (f(d) for d in (draws_x, draws_y) for f in (mean, sd))
+    data = (*effects, draws_x, draws_y)
     aware = run(data, (method,), draw_covariance=True, weak_f=0.0)
     blind = mr.estimate(*data[:4], (method,))
     assert set(aware["ci_kind"]) == {"wald"}

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, norm
 from scipy.stats import t as student
 
-from deepmr.mr import contamination, divw, presso
-from deepmr.mr.contamination import CONTAMINATION_MIXTURE
-from deepmr.mr.divw import DIVW
 from deepmr.mr.estimator import Group, Options
-from deepmr.mr.presso import MR_PRESSO, presso_test
-from deepmr.mr.raps import RAPS
+from deepmr.mr.estimators import contamination, divw, presso
+from deepmr.mr.estimators.contamination import CONTAMINATION_MIXTURE
+from deepmr.mr.estimators.divw import DIVW
+from deepmr.mr.estimators.presso import MR_PRESSO, presso_test
+from deepmr.mr.estimators.raps import RAPS
 
 REFERENCE = sorted((Path(__file__).parents[1] / "reference").glob("mr_*.json"))
 FAST = Options(presso_iterations=99)

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepmr.mr import median, quantiles
+from deepmr.mr import quantiles
 from deepmr.mr.bootstrap import Replicates
 from deepmr.mr.estimator import Group, Options
-from deepmr.mr.median import PENALIZED_WEIGHTED_MEDIAN, SIMPLE_MEDIAN, WEIGHTED_MEDIAN
+from deepmr.mr.estimators import median
+from deepmr.mr.estimators.median import PENALIZED_WEIGHTED_MEDIAN, SIMPLE_MEDIAN, WEIGHTED_MEDIAN
 from deepmr.mr.quantiles import median_and_se, medians_and_se_of_rows, medians_of_rows
 
 REFERENCE = Path(__file__).parents[1] / "reference"

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from deepmr.mr.bootstrap import Replicates
 from deepmr.mr.estimator import Group, Options
-from deepmr.mr.kde import highest_peaks
-from deepmr.mr.kde_search import clusters_of, count_everywhere, search
-from deepmr.mr.mode import (
+from deepmr.mr.estimators.kde import highest_peaks
+from deepmr.mr.estimators.kde_search import clusters_of, count_everywhere, search
+from deepmr.mr.estimators.mode import (
     SIMPLE_MODE,
     WEIGHTED_MODE,
     bandwidths,

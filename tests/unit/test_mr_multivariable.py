@@ -10,10 +10,10 @@ from scipy.optimize import linprog
 from scipy.stats import chi2
 from scipy.stats import t as student
 
-from deepmr.mr.conditional_strength import conditional_f, joint_errors
-from deepmr.mr.least_absolute import least_absolute
-from deepmr.mr.least_squares import least_squares
-from deepmr.mr.multivariable import METHODS, estimate_multivariable
+from deepmr.mr.multivariable.conditional_strength import conditional_f, joint_errors
+from deepmr.mr.multivariable.estimation import METHODS, estimate_multivariable
+from deepmr.mr.multivariable.least_absolute import least_absolute
+from deepmr.mr.multivariable.least_squares import least_squares
 
 CASES = [
     json.loads(path.read_text())

@@ -12,14 +12,14 @@ from scipy.special import chdtr, gammaln
 from scipy.stats import chi2, norm
 
 from benchmarks import coverage
-from deepmr.mr.conditional_test import conditional_p
-from deepmr.mr.covariance import DiagonalErrors, errors_from_correlation
-from deepmr.mr.draw_covariance import errors_from_draws
 from deepmr.mr.estimator import Group, Options
-from deepmr.mr.profile import EGGER_PROFILE, MAX_LIKELIHOOD, PROFILE, fit
-from deepmr.mr.profile_heterogeneity import heterogeneity
-from deepmr.mr.profile_objective import FINE, Objective, minimum
-from deepmr.mr.profile_solution import Model
+from deepmr.mr.estimators.conditional_test import conditional_p
+from deepmr.mr.estimators.covariance import DiagonalErrors, errors_from_correlation
+from deepmr.mr.estimators.draw_covariance import errors_from_draws
+from deepmr.mr.estimators.profile import EGGER_PROFILE, MAX_LIKELIHOOD, PROFILE, fit
+from deepmr.mr.estimators.profile_heterogeneity import heterogeneity
+from deepmr.mr.estimators.profile_objective import FINE, Objective, minimum
+from deepmr.mr.estimators.profile_solution import Model
 
 REFERENCE = sorted((Path(__file__).parents[1] / "reference").glob("mr_*.json"))
 CORRELATED = [path for path in REFERENCE if "correlation" in json.loads(path.read_text())["inputs"]]

@@ -13,9 +13,16 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from deepmr.mr.estimator import Group, Options
-from deepmr.mr.profile_score import Score, _first, _second, equations, global_minimum, joint_root
-from deepmr.mr.raps import RAPS, _sandwich, fit
-from deepmr.mr.score_loss import LOSS
+from deepmr.mr.estimators.raps import RAPS, _sandwich, fit
+from deepmr.mr.estimators.raps_loss import LOSS
+from deepmr.mr.estimators.raps_score import (
+    Score,
+    _first,
+    _second,
+    equations,
+    global_minimum,
+    joint_root,
+)
 
 REFERENCE = sorted((Path(__file__).parents[1] / "reference").glob("mr_*.json"))
 every_reference = pytest.mark.parametrize("path", REFERENCE, ids=lambda path: path.stem[3:])

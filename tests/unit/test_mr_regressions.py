@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, norm
 from scipy.stats import t as student
 
-from deepmr.mr import simex
 from deepmr.mr.drawwise import refit, scatter_without_draw_noise
-from deepmr.mr.egger import EGGER
 from deepmr.mr.estimator import Group, Options
-from deepmr.mr.ivw import IVW, IVW_DELTA, IVW_FIXED
-from deepmr.mr.mm_regression import BREAKDOWN_TUNING, m_scale, mm_regression
-from deepmr.mr.simex import EGGER_SIMEX
-from deepmr.mr.weighting import median_ratio, penalised, second_order
+from deepmr.mr.estimators import simex
+from deepmr.mr.estimators.egger import EGGER
+from deepmr.mr.estimators.ivw import IVW, IVW_DELTA, IVW_FIXED
+from deepmr.mr.estimators.mm_regression import BREAKDOWN_TUNING, m_scale, mm_regression
+from deepmr.mr.estimators.simex import EGGER_SIMEX
+from deepmr.mr.estimators.weighting import median_ratio, penalised, second_order
 
 REFERENCE = sorted((Path(__file__).parents[1] / "reference").glob("mr_*.json"))
 CASES = [json.loads(path.read_text()) for path in REFERENCE]

@@ -200,9 +200,7 @@ def test_costly_estimators_ask_for_more():
     assert set(method_cost.SECONDS) == set(ESTIMATORS)
     assert set(method_cost.JUDGING) < set(ESTIMATORS)
     few = asked(sampling__bound=5000, sampling__unbound=5000, mr__methods=["ivw"])
-    many = asked(
-        sampling__bound=5000, sampling__unbound=5000, mr__methods=["ivw", "bayesian_mode"]
-    )
+    many = asked(sampling__bound=5000, sampling__unbound=5000, mr__methods=["ivw", "bayesian_mode"])
     assert many["estimate_mr_minutes"] > 10 * few["estimate_mr_minutes"]
     assert many["gather_mr_memory"] >= 2 * few["gather_mr_memory"]
     assert many["mutagenesis_memory"] == few["mutagenesis_memory"]

@@ -4,7 +4,7 @@ Right while the valid instruments are the largest group that agrees (Hartwig, Da
 Bowden, Int J Epidemiol 2017;46:1985).
 
 The estimate is the highest point of the Gaussian kernel density of the ratios, found exactly
-(`deepmr.mr.kde`), with the bandwidth
+(`deepmr.mr.estimators.kde`), with the bandwidth
 
     h = phi 0.9 min(sd, 1.4826 MAD) n^(-1/5)
 
@@ -44,7 +44,7 @@ from numpy.typing import NDArray
 
 from deepmr.mr.bootstrap import Replicates
 from deepmr.mr.estimator import Array, DrawFit, Estimator, Fit, Group, Options, drawn
-from deepmr.mr.kde import BLOCK_ELEMENTS, highest_peaks
+from deepmr.mr.estimators.kde import BLOCK_ELEMENTS, highest_peaks
 
 _NORMAL_MAD = 1.4826
 _MINIMUM = 3

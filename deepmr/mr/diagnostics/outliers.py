@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from deepmr.mr.diagnostics.weighted_line import Method, weighted_line
 from deepmr.mr.estimator import Array, Group, two_sided_p
-from deepmr.mr.weighted_line import Method, weighted_line
 
 
 class Outliers(NamedTuple):

@@ -2,7 +2,7 @@
 
 For transcription factors that share motifs: an instrument that acts through one of the exposures
 is a pleiotropic one for the others, until all of them are in the model. Formulas:
-`deepmr.mr.multivariable_fit` and `deepmr.mr.conditional_strength`.
+`deepmr.mr.multivariable.fits` and `deepmr.mr.multivariable.conditional_strength`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from deepmr.mr.conditional_strength import conditional_f
 from deepmr.mr.drawwise import student_interval
 from deepmr.mr.estimator import DISTRIBUTIONS, Array
-from deepmr.mr.multivariable_fit import Exposures, MultivariableFit, fit_median, fit_regression
-from deepmr.mr.multivariable_input import checked_input
+from deepmr.mr.multivariable.conditional_strength import conditional_f
+from deepmr.mr.multivariable.fits import Exposures, MultivariableFit, fit_median, fit_regression
+from deepmr.mr.multivariable.input import checked_input
 
 METHODS = ("mv_ivw", "mv_ivw_fixed", "mv_egger", "mv_median")
 

@@ -24,9 +24,9 @@ from functools import lru_cache
 import numpy as np
 
 from deepmr.mr.drawwise import refit
-from deepmr.mr.egger import with_interval
 from deepmr.mr.estimator import Array, Estimator, Fit, Group, Options, two_sided_p
-from deepmr.mr.regression_line import SPREAD, orientation
+from deepmr.mr.estimators.egger import with_interval
+from deepmr.mr.estimators.regression_line import SPREAD, orientation
 
 LAMBDAS = np.array([0.0, 0.5, 1.0, 1.5, 2.0])
 PAIRS = 100  # of simulations, e and -e

@@ -1,6 +1,6 @@
 r"""Maximum likelihood and profile estimators, which know the errors of bx and by together.
 
-All three minimise the profiled quadratic form of `deepmr.mr.profile_objective`:
+All three minimise the profiled quadratic form of `deepmr.mr.estimators.profile_objective`:
 
 * ``max_likelihood``: τ² = 0, SE by (½Q″)^(-½) times max(1, √(Q/(n - 1))), as R's `mr_maxlik` means
   to be (Thompson, Minelli and Del Greco M, Stat Med 2016;35:3141); R's optimiser often stops early;
@@ -34,7 +34,6 @@ from functools import partial
 
 import numpy as np
 
-from deepmr.mr.conditional_test import conditional_p, confidence_set
 from deepmr.mr.drawwise import student_interval
 from deepmr.mr.estimator import (
     Array,
@@ -47,8 +46,9 @@ from deepmr.mr.estimator import (
     drawn,
     two_sided_p,
 )
-from deepmr.mr.profile_objective import Objective
-from deepmr.mr.profile_solution import Model, Solution, solve_all
+from deepmr.mr.estimators.conditional_test import conditional_p, confidence_set
+from deepmr.mr.estimators.profile_objective import Objective
+from deepmr.mr.estimators.profile_solution import Model, Solution, solve_all
 
 
 def fit(group: Group, options: Options, model: Model) -> Fit:

@@ -1,6 +1,6 @@
 """Posterior of the causal effect over a grid of theta, phi and cells that places itself.
 
-Three passes over one sequence, in the scaled units of `deepmr.mr.contamination_grid`:
+Three passes over one sequence, in the scaled units of `deepmr.mr.estimators.bayesian_grid`:
 
 1. All cells, 7 logarithmic nodes of phi in .15-4, 121 nodes of theta: a third of them even over
    +-6 (3 prior SDs; a few more up to +-8), the rest at quantiles of the instruments' own ratios,
@@ -23,7 +23,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmr.mr.contamination_grid import (
+from deepmr.mr.estimator import Array
+from deepmr.mr.estimators.bayesian_grid import (
     Cells,
     Instruments,
     Slabs,
@@ -33,8 +34,7 @@ from deepmr.mr.contamination_grid import (
     make_slabs,
     valid_moments,
 )
-from deepmr.mr.estimator import Array
-from deepmr.mr.posterior_set import (
+from deepmr.mr.estimators.posterior_set import (
     cell_masses,
     distance_between,
     node_weights,

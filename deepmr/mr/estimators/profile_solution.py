@@ -1,6 +1,6 @@
 """The minimum behind the profile estimators: the errors of every sequence, slope and heterogeneity.
 
-`deepmr.mr.profile` says what the estimators are and makes intervals of this.
+`deepmr.mr.estimators.profile` says what the estimators are and makes intervals of this.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmr.mr.covariance import DiagonalErrors, Errors, errors_from_correlation
-from deepmr.mr.draw_covariance import errors_from_draws
 from deepmr.mr.estimator import Array, Group
-from deepmr.mr.profile_heterogeneity import heterogeneity
-from deepmr.mr.profile_objective import COARSE, FINE, Objective, Point, minimum
+from deepmr.mr.estimators.covariance import DiagonalErrors, Errors, errors_from_correlation
+from deepmr.mr.estimators.draw_covariance import errors_from_draws
+from deepmr.mr.estimators.profile_heterogeneity import heterogeneity
+from deepmr.mr.estimators.profile_objective import COARSE, FINE, Objective, Point, minimum
 
 _BLOCK = 1 << 15
 """Instruments of independent sequences at once: what stays in the cache."""

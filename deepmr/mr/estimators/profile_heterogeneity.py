@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from deepmr.mr.estimator import Array
-from deepmr.mr.profile_objective import ITERATIONS, TOLERANCE, Objective, Point, minimum
+from deepmr.mr.estimators.profile_objective import ITERATIONS, TOLERANCE, Objective, Point, minimum
 
 _RESCANS = 5
 

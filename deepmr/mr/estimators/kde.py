@@ -4,11 +4,11 @@ With x_j = (v_j - c)/h, weights that add up to 1 and K(u) = exp(-u^2/2), the den
 f(t)/(h sqrt(2 pi)), f(t) = sum_j w_j K(x_j - t).
 
 Most rows are settled in a batch. The density binned about the centre shows where its maximum is
-and, by the bound of `deepmr.mr.kde_search`, where else one as high could be. Newton's method on the
-Taylor series of f gives the maximum; its coefficients and the bound of its remainder prove that
-nothing among the points left is higher, and the weight outside that nothing there is. A row without
-that proof (two peaks of about the same height, a flat top, much weight far from the bulk) goes to
-`deepmr.mr.kde_search`.
+and, by the bound of `deepmr.mr.estimators.kde_search`, where else one as high could be. Newton's
+method on the Taylor series of f gives the maximum; its coefficients and the bound of its remainder
+prove that nothing among the points left is higher, and the weight outside that nothing there is. A
+row without that proof (two peaks of about the same height, a flat top, much weight far from the
+bulk) goes to `deepmr.mr.estimators.kde_search`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import correlate1d
 
 from deepmr.mr.estimator import Array
-from deepmr.mr.kde_search import (
+from deepmr.mr.estimators.kde_search import (
     CUT,
     KEEP,
     LESSER_MODE,

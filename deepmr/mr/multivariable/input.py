@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from deepmr.mr.estimator import Array
-from deepmr.mr.least_squares import collinear
-from deepmr.mr.multivariable_fit import Exposures
+from deepmr.mr.multivariable.fits import Exposures
+from deepmr.mr.multivariable.least_squares import collinear
 
 _CHUNK_ELEMENTS = 500_000
 _TOLERANCE = 1e-8

@@ -18,11 +18,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from deepmr.mr import regression_line
 from deepmr.mr.drawwise import refit
 from deepmr.mr.estimator import Array, DrawFit, Estimator, Fit, Group, Options, chi2_p, drawn
-from deepmr.mr.mm_regression import mm_regression
-from deepmr.mr.weighting import (
+from deepmr.mr.estimators import regression_line
+from deepmr.mr.estimators.mm_regression import mm_regression
+from deepmr.mr.estimators.weighting import (
     PENALTY_FIRST_ORDER,
     PENALTY_SECOND_ORDER,
     median_ratio,

@@ -27,10 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from deepmr.mr.conditional_strength import combined_q, combined_variance, whitened
 from deepmr.mr.estimator import Array, chi2_p
-from deepmr.mr.least_absolute import least_absolute
-from deepmr.mr.least_squares import least_squares
+from deepmr.mr.multivariable.conditional_strength import combined_q, combined_variance, whitened
+from deepmr.mr.multivariable.least_absolute import least_absolute
+from deepmr.mr.multivariable.least_squares import least_squares
 
 
 @dataclass(frozen=True, eq=False)

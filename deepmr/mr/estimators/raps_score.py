@@ -1,4 +1,4 @@
-r"""The two score equations of `deepmr.mr.raps` and how they are solved.
+r"""The two score equations of `deepmr.mr.estimators.raps` and how they are solved.
 
 theta at fixed tau^2 minimises L = sum rho(t), t = (by - theta bx)/sqrt(v). As theta goes to either
 infinity, t goes to -bx/se_x and L to a finite limit, so the whole line is scanned in the coordinate
@@ -18,7 +18,7 @@ from typing import Self
 import numpy as np
 
 from deepmr.mr.estimator import Array, Group
-from deepmr.mr.score_loss import LOSS, Loss
+from deepmr.mr.estimators.raps_loss import LOSS, Loss
 
 _SCAN = 64
 """Points on the line in the first scan, and as many quantiles of the ratios."""
@@ -57,7 +57,7 @@ class Score:
         return type(self)(*(getattr(self, field.name)[index] for field in fields(self)))
 
     def residual(self, theta: Array, tau2: Array) -> tuple[Array, Array]:
-        """Return t and v of the module docstring of `deepmr.mr.raps`."""
+        """Return t and v of the module docstring of `deepmr.mr.estimators.raps`."""
         slope = theta[:, None]
         v = self.variance_y + tau2[:, None]
         v += slope * (slope * self.variance_x - 2.0 * self.covariance)

@@ -1,4 +1,4 @@
-r"""Losses of `deepmr.mr.raps` with their moments at the normal distribution.
+r"""Losses of `deepmr.mr.estimators.raps` with their moments at the normal distribution.
 
 l2: t^2/2. Huber (Ann Math Stat 1964;35:73): linear beyond 1.345. Tukey's biweight (Beaton and
 Tukey, Technometrics 1974;16:147): constant beyond 4.685.

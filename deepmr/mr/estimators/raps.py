@@ -13,12 +13,12 @@ the normal. The paper has rho = 0; with it S1 is still the gradient of sum rho(t
 The SE is the paper's sandwich, which carries the uncertainty of tau^2.
 
 Which root. Without overdispersion theta is the *global* minimum of the loss, found by a scan of the
-whole line (`deepmr.mr.profile_score`). With overdispersion the equations may have several roots;
-tau^2 (the largest root of S2) and theta are solved for in turn from the slope of least squares,
-which belongs to tau^2 = inf, so that the root is the one of large tau^2. R begins at tau^2 = 0,
-where the loss may have its minimum far off or nowhere when there is much pleiotropy; for l2 both
-ways end at the same root in every reference. Roots are solved to machine precision, tau^2 without
-an upper limit.
+whole line (`deepmr.mr.estimators.raps_score`). With overdispersion the equations may have several
+roots; tau^2 (the largest root of S2) and theta are solved for in turn from the slope of least
+squares, which belongs to tau^2 = inf, so that the root is the one of large tau^2. R begins at tau^2
+= 0, where the loss may have its minimum far off or nowhere when there is much pleiotropy; for l2
+both ways end at the same root in every reference. Roots are solved to machine precision, tau^2
+without an upper limit.
 
 R's ``mr.raps.mle`` 0.4.2 agrees for the three losses without overdispersion and for l2 with it, to
 its tolerances (1e-7 in theta; where tau^2 is 0 it stops at 8e-9 instead). With overdispersion and
@@ -31,8 +31,8 @@ import numpy as np
 
 from deepmr.mr.drawwise import refit
 from deepmr.mr.estimator import Array, Estimator, Fit, Group, Options, chi2_p
-from deepmr.mr.profile_score import Score, global_minimum, joint_root
-from deepmr.mr.score_loss import LOSS, Loss
+from deepmr.mr.estimators.raps_loss import LOSS, Loss
+from deepmr.mr.estimators.raps_score import Score, global_minimum, joint_root
 
 _BLOCK = 20_000
 """Instruments worked on at once; more would leave the cache."""

@@ -13,7 +13,8 @@ forms of S answer the same questions, how to solve V and how to multiply by its 
   solves it in O(n q^2);
 * `DenseErrors`: whole matrices by Cholesky, where there would be as many factors as instruments.
 
-`errors_from_correlation` makes one of a correlation matrix; `deepmr.mr.draw_covariance` of draws.
+`errors_from_correlation` makes one of a correlation matrix; `deepmr.mr.estimators.draw_covariance`
+of draws.
 """
 
 from __future__ import annotations

@@ -17,11 +17,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from deepmr.mr import regression_line
 from deepmr.mr.drawwise import refit, student_interval
 from deepmr.mr.estimator import Array, DrawFit, Estimator, Fit, Group, Options, chi2_p, drawn
-from deepmr.mr.mm_regression import mm_regression
-from deepmr.mr.weighting import PENALTY_FIRST_ORDER, penalised
+from deepmr.mr.estimators import regression_line
+from deepmr.mr.estimators.mm_regression import mm_regression
+from deepmr.mr.estimators.weighting import PENALTY_FIRST_ORDER, penalised
 
 
 @np.errstate(divide="ignore", invalid="ignore", over="ignore")

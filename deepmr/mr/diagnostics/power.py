@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import ndtr, ndtri
 
+from deepmr.mr.diagnostics.weighted_line import weighted_line
 from deepmr.mr.estimator import Array, Group
-from deepmr.mr.weighted_line import weighted_line
 
 
 def ivw_power(

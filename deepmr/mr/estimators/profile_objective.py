@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from deepmr.mr.covariance import Errors, Index
 from deepmr.mr.estimator import Array
+from deepmr.mr.estimators.covariance import Errors, Index
 
 Direction = tuple[Array, Array]
 

@@ -4,10 +4,10 @@ A contamination posterior under the plurality-valid assumption: every instrument
 ratio theta and no scatter beyond its own errors, or belongs to a slab that is at least 2 typical
 standard errors wide. (Hartwig, Davey Smith and Bowden, Int J Epidemiol 2017;46:1985, for the
 assumption; the likelihood of a mixture with the indicators summed out as in Burgess et al., Nat
-Commun 2020;11:376, but with the error of the exposure, the errors' correlation and a prior on
-every nuisance value. It is not a posterior of Hartwig's kernel density mode.) The likelihood is
-in `deepmr.mr.contamination_grid`, the grid in `deepmr.mr.contamination_posterior`: exact up to
-the grid, whose error is estimated, without any sampling.
+Commun 2020;11:376, but with the error of the exposure, the errors' correlation and a prior on every
+nuisance value. It is not a posterior of Hartwig's kernel density mode.) The likelihood is in
+`deepmr.mr.estimators.bayesian_grid`, the grid in `deepmr.mr.estimators.bayesian_passes`: exact up
+to the grid, whose error is estimated, without any sampling.
 
 The estimate is the posterior mode, the interval the hull of the 95 % highest-density set. Two
 groups of similar size give two modes and a set of two intervals: `n_modes` and `ci_set` say so.
@@ -23,7 +23,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepmr.mr.bayesian_posterior import (
+from deepmr.mr.estimator import Array, DrawFit, Estimator, Fit, Group, Options, drawn
+from deepmr.mr.estimators.bayesian_grid import Instruments, log_likelihood
+from deepmr.mr.estimators.bayesian_passes import (
+    Explored,
+    first_nodes,
+    log_prior_density,
+    log_sum,
+)
+from deepmr.mr.estimators.bayesian_posterior import (
     LEADING_CELLS,
     MINIMUM,
     Posterior,
@@ -34,15 +42,7 @@ from deepmr.mr.bayesian_posterior import (
     posterior_of,
     scale,
 )
-from deepmr.mr.contamination_grid import Instruments, log_likelihood
-from deepmr.mr.contamination_posterior import (
-    Explored,
-    first_nodes,
-    log_prior_density,
-    log_sum,
-)
-from deepmr.mr.estimator import Array, DrawFit, Estimator, Fit, Group, Options, drawn
-from deepmr.mr.posterior_set import (
+from deepmr.mr.estimators.posterior_set import (
     highest_mode,
     node_weights,
     normalised,

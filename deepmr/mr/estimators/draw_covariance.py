@@ -34,8 +34,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import brentq
 
-from deepmr.mr.covariance import DenseErrors, DiagonalErrors, FactorErrors
 from deepmr.mr.estimator import Array
+from deepmr.mr.estimators.covariance import DenseErrors, DiagonalErrors, FactorErrors
 
 _LEAST_VARIANCE = 1e-3
 """Least share of an error's variance that factors leave to it alone."""

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from scipy.linalg import solve_triangular
 
 from deepmr.mr.estimator import Array
-from deepmr.mr.least_squares import least_squares
+from deepmr.mr.multivariable.least_squares import least_squares
 
 
 def conditional_f(

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtr
 
+from deepmr.mr.diagnostics.weighted_line import weighted_line
 from deepmr.mr.estimator import Array, Group, chi2_p, two_sided_p
-from deepmr.mr.weighted_line import weighted_line
 
 MODELS = ("ivw_fixed", "ivw_random", "egger_fixed", "egger_random")
 

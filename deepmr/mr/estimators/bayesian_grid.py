@@ -1,13 +1,13 @@
 r"""Likelihood of valid and invalid instruments on a grid of nuisance values.
 
-The model of `deepmr.mr.bayesian_mode`, for one sequence or for its draws. An instrument j is
-valid with probability 1 - pi, independently, so the indicators are summed analytically:
+The model of `deepmr.mr.estimators.bayesian_mode`, for one sequence or for its draws. An instrument
+j is valid with probability 1 - pi, independently, so the indicators are summed analytically:
 
     p(y | x, theta, phi, cell) = prod_j [ (1 - pi) N_valid(y_j; theta, phi) + pi N_slab(y_j; phi) ].
 
 * Valid: x_j = gamma_j + error of SD phi sx_j, y_j = theta gamma_j + error of SD phi sy_j, the
   errors correlated by rho_j. With kappa_j = rho_j sy_j/sx_j, E_j and V_j the mean and variance of
-  gamma_j given x_j (`deepmr.mr.effect_prior`), y_j given x_j is
+  gamma_j given x_j (`deepmr.mr.estimators.effect_prior`), y_j given x_j is
   N(kappa_j x_j + (theta - kappa_j) E_j, phi^2 sy_j^2 (1 - rho_j^2) + (theta - kappa_j)^2 V_j):
   exact for normal gamma_j, where E_j = lambda_j x_j and V_j = lambda_j phi^2 sx_j^2 with
   lambda_j = psi^2/(psi^2 + phi^2 sx_j^2); else its mean and variance are.
@@ -31,8 +31,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmr.mr.effect_prior import EffectPrior, shrinkage
 from deepmr.mr.estimator import Array
+from deepmr.mr.estimators.effect_prior import EffectPrior, shrinkage
 from deepmr.mr.quantiles import weighted_quantiles
 
 PI_NODES = 8

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from deepmr.mr import diagnostics
+from deepmr.mr.diagnostics import strength
+from deepmr.mr.diagnostics.leave_one_out import Method, leave_one_position_out
+from deepmr.mr.diagnostics.power import smallest_detectable_effect
+from deepmr.mr.diagnostics.rucker import rucker
+from deepmr.mr.diagnostics.steiger import direction_share
 from deepmr.mr.estimator import Array, Group
-from deepmr.mr.leave_one_out import Method, leave_one_position_out
-from deepmr.mr.power import smallest_detectable_effect
-from deepmr.mr.rucker import rucker
-from deepmr.mr.steiger import direction_share
 
 _LINE: dict[str, Method] = {"ivw": "ivw", "ivw_fixed": "ivw", "egger": "egger"}
 """The closed form that leaves a position out, by method."""
@@ -23,15 +23,15 @@ def describe(group: Group) -> dict[str, np.ndarray]:
     dict of str to ndarray, shape (sequences,)
         ``mean_f``, ``i2_gx``, ``i2_gx_weighted``, ``stronger_on_exposure`` (share of instruments
         with a larger abs(z) on the exposure), ``detectable_effect`` (found by fixed-effect IVW
-        with power .8) and ``rucker``, one of `deepmr.mr.rucker.MODELS` or None.
+        with power .8) and ``rucker``, one of `deepmr.mr.diagnostics.rucker.MODELS` or None.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         model = rucker(group).model
         model[model == ""] = None
         return {
-            "mean_f": diagnostics.mean_f(group),
-            "i2_gx": diagnostics.i2_gx(group),
-            "i2_gx_weighted": diagnostics.i2_gx_weighted(group),
+            "mean_f": strength.mean_f(group),
+            "i2_gx": strength.i2_gx(group),
+            "i2_gx_weighted": strength.i2_gx_weighted(group),
             "stronger_on_exposure": direction_share(group).share,
             "detectable_effect": smallest_detectable_effect(group),
             "rucker": model,

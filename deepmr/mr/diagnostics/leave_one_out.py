@@ -18,8 +18,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from deepmr.mr.diagnostics.weighted_line import Method, WeightedLine, weighted_line
 from deepmr.mr.estimator import Array, Group, two_sided_p
-from deepmr.mr.weighted_line import Method, WeightedLine, weighted_line
 
 _MINIMUM = {"ivw": 1, "egger": 3}
 _LOST = 1e-10

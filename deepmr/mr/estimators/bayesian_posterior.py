@@ -1,6 +1,6 @@
 """Posterior of the causal effect of one sequence: scaling, summaries, validity of instruments.
 
-`deepmr.mr.contamination_posterior` explores the grid in scaled units; here the effects are
+`deepmr.mr.estimators.bayesian_passes` explores the grid in scaled units; here the effects are
 oriented and scaled, and what it finds is put into the units of the effects.
 """
 
@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr
 
-from deepmr.mr.contamination_grid import (
+from deepmr.mr.estimator import Array
+from deepmr.mr.estimators.bayesian_grid import (
     Cells,
     Instruments,
     information,
@@ -20,10 +21,9 @@ from deepmr.mr.contamination_grid import (
     valid_log_density,
     valid_moments,
 )
-from deepmr.mr.contamination_posterior import Explored, evaluate, explore
-from deepmr.mr.effect_prior import fit_effect_prior
-from deepmr.mr.estimator import Array
-from deepmr.mr.posterior_set import (
+from deepmr.mr.estimators.bayesian_passes import Explored, evaluate, explore
+from deepmr.mr.estimators.effect_prior import fit_effect_prior
+from deepmr.mr.estimators.posterior_set import (
     count_modes,
     highest_mode,
     hpd_set,
@@ -65,7 +65,7 @@ class Posterior:
     phi : float
         Factor of the standard errors, exp of the posterior mean of its logarithm.
     n_modes : int
-        Modes by the rule of `deepmr.mr.posterior_set`.
+        Modes by the rule of `deepmr.mr.estimators.posterior_set`.
     se_model : float
         Standard error that the errors of the valid instruments alone would give.
     grid_error : float
