@@ -126,7 +126,7 @@ def score(estimator: Estimator, group: Group) -> dict[str, float]:
     if fit.n_modes is not None:
         result["share_bimodal"] = float((fit.n_modes >= 2).mean())
     if fit.status is not None:
-        result["share_not_converged"] = float((fit.status != "ok").mean())
+        result["share_not_estimated"] = float((fit.status != "ok").mean())
     return result
 
 

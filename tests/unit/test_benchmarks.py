@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import mr, mutagenesis
+from benchmarks import coverage, invalid_instruments, mr, mutagenesis
 
 
 def test_the_benchmark_of_mutagenesis_compares_like_with_like(
@@ -104,3 +104,44 @@ def test_an_estimate_unlike_genals_ends_the_benchmark_with_1(
     monkeypatch.setattr(mr.mr, "estimate", wrong)
     assert mr.main(["--quick", "--json"]) == 1
     assert json.loads(capsys.readouterr().out.splitlines()[-1])
+
+
+def test_the_benchmark_of_coverage(capsys: pytest.CaptureFixture[str]) -> None:
+    designs = ["slope .5", "local errors, slope 0, pleiotropy .05"]
+    methods = ["ivw", "profile", "profile, draws", "profile, in each draw", "egger, in each draw"]
+    status = coverage.main(["--quick", "--json", "--designs", *designs, "--methods", *methods])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert status == (0 if result["covers"] else 1)
+    assert list(result["designs"]) == designs
+    for figures in result["designs"].values():
+        assert list(figures) == methods
+        for row in figures.values():
+            assert 0 <= row["coverage"] <= 1
+            assert row["failed"] == 0
+            assert row["rmse"] >= abs(row["bias"])
+    shared = result["designs"]["slope .5"]
+    assert shared["profile"]["rmse"] < shared["ivw"]["rmse"]
+
+
+def test_an_interval_beside_the_truth_ends_the_benchmark_with_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = coverage.interval
+    monkeypatch.setattr(coverage, "interval", lambda fit: right(fit) + 1.0)
+    options = ["--quick", "--designs", "slope .5", "--methods", "profile", "--replicates", "20"]
+    assert coverage.main(options) == 1
+    assert "profile" in capsys.readouterr().out
+
+
+def test_the_benchmark_of_invalid_instruments(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(invalid_instruments, "CORRELATIONS", (0.6,))
+    status = invalid_instruments.main(["--quick", "--json"])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert status == (0 if result["covers"] else 1)
+    names = {row["method"] for row in result["results"]}
+    assert names == {"bayesian_mode", "ivw", "egger", "weighted_median"}
+    judged = [row for row in result["results"] if "share_not_estimated" in row]
+    assert {"bayesian_mode", "ivw", "egger"} <= {row["method"] for row in judged}
+    assert all(row["share_not_estimated"] == 0 for row in judged)

@@ -25,7 +25,7 @@ def describe(group: Group) -> dict[str, np.ndarray]:
         with a larger abs(z) on the exposure), ``detectable_effect`` (found by fixed-effect IVW
         with power .8) and ``rucker``, one of `deepmr.mr.diagnostics.rucker.MODELS` or None.
     """
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         model = rucker(group).model
         model[model == ""] = None
         return {
