@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import norm
+from scipy.stats import norm, t
 
 from deepmr import mr
 from deepmr.mr.drawwise import rubin, scatter_without_draw_noise
@@ -97,6 +97,49 @@ def test_agrees_with_r(path):
     row, r = table.loc["weighted_median"], expected["median_weighted"]
     np.testing.assert_allclose(row.estimate, r["Estimate"], rtol=1e-6)
     assert abs(row.se / r["StdError"] - 1) < 0.25  # R's is a bootstrap of 100
+
+
+@pytest.mark.parametrize("path", REFERENCE, ids=lambda path: path.stem[3:])
+def test_agrees_with_two_sample_mr(path):
+    case = json.loads(path.read_text())
+    effects = [case["inputs"][name] for name in ("bx", "bxse", "by", "byse")]
+    r = case["results"]["TwoSampleMR"]
+    normal, student = (
+        mr.estimate(*effects, ("ivw", "ivw_fixed", "egger"), distribution=d).set_index("method")
+        for d in ("normal", "t")
+    )
+    fixed, ivw, egger = normal.loc["ivw_fixed"], normal.loc["ivw"], student.loc["egger"]
+    found = {
+        "mr_ivw": [ivw.estimate, ivw.se, ivw.q, ivw.q_p],
+        "mr_ivw_fe": [fixed.estimate, fixed.se, fixed.q, fixed.q_p],
+        "mr_ivw_mre": [ivw.estimate, ivw.se_unfloored, ivw.q, ivw.q_p],
+        "mr_egger_regression": [egger.estimate, egger.se, egger.q, egger.q_p],
+    }
+    for name, values in found.items():
+        expected = [r[name][key] for key in ("b", "se", "Q", "Q_pval")]
+        np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-14)
+    for row, name in ((ivw, "mr_ivw"), (fixed, "mr_ivw_fe")):
+        np.testing.assert_allclose(row.p_value, r[name]["pval"], rtol=1e-6, atol=1e-300)
+    # TwoSampleMR takes Student's t with the floored SE; MendelianRandomization, which we follow
+    # (`egger_t`), the wider of normal with the floored and t with the unfloored SE.
+    df = len(effects[0]) - 2
+    expected = r["mr_egger_regression"]
+    np.testing.assert_allclose(
+        [egger.intercept, egger.intercept_se], [expected["b_i"], expected["se_i"]], rtol=1e-6
+    )
+    for value, se, key in (
+        (egger.estimate, egger.se, "pval"),
+        (egger.intercept, egger.intercept_se, "pval_i"),
+    ):
+        np.testing.assert_allclose(2 * t.sf(abs(value / se), df), expected[key], rtol=1e-6)
+    if egger.q > df:
+        np.testing.assert_allclose(egger.p_value, expected["pval"], rtol=1e-6)
+    default = case["results"]["ivw_default"]
+    np.testing.assert_allclose(
+        [ivw.estimate, ivw.se, ivw.ci_low, ivw.ci_high],
+        [default[key] for key in ("Estimate", "StdError", "CILower", "CIUpper")],
+        rtol=1e-6,
+    )
 
 
 def test_egger_p_does_not_underflow():
@@ -200,14 +243,14 @@ def test_draws_agree_with_least_squares(method):
     bx, _, _, se_y, draws_x, draws_y = (a[0] for a in simulated(1, seed=4))
     row = run(simulated(1, seed=4), (method,)).iloc[0]
     sign = np.where(bx < 0, -1.0, 1.0) if method == "egger" else np.ones_like(bx)
-    for t in range(len(draws_x)):
-        columns = [sign * draws_x[t]] + ([np.ones_like(bx)] if method == "egger" else [])
+    for k in range(len(draws_x)):
+        columns = [sign * draws_x[k]] + ([np.ones_like(bx)] if method == "egger" else [])
         design = np.stack(columns, axis=1) / se_y[:, None]
-        y = sign * draws_y[t] / se_y
+        y = sign * draws_y[k] / se_y
         solution, rss, *_ = np.linalg.lstsq(design, y)
         variance = rss[0] / (len(y) - len(columns)) * np.linalg.inv(design.T @ design)[0, 0]
-        assert row.draws[t] == pytest.approx(solution[0])
-        assert row.draws_se[t] == pytest.approx(np.sqrt(variance))
+        assert row.draws[k] == pytest.approx(solution[0])
+        assert row.draws_se[k] == pytest.approx(np.sqrt(variance))
 
 
 def test_centre_on_the_mean_effects_moves_the_draws_only():
