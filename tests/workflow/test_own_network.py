@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from deepmr import tables
+from deepmr.mr.registry import ESTIMATORS
 
 NETWORK = '''
 """A network with one convolution and one dropout site."""
@@ -65,6 +66,12 @@ def own_network(checkout, tmp_path_factory):
         "sampling": {"bound": 3, "unbound": 3},
         "sharding": {"shards": 2},
         "instruments": {"rule": "strength", "strength": 0.5},
+        "mr": {
+            "methods": list(ESTIMATORS),
+            "primary": "bayesian_mode",
+            "bootstrap_iterations": 20,
+            "presso_iterations": 100,
+        },
     }
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
@@ -94,6 +101,18 @@ def test_mr_uses_the_rule_that_was_asked_for(own_network):
     mr = tables.read_table(own_network[0] / "mr.parquet")
     assert pc.unique(mr["instrument_rule"]).to_pylist() == ["strength"]
     assert "ok" in mr["status"].to_pylist()
+
+
+def test_every_estimator_reaches_the_tables_and_the_report(own_network):
+    mr = tables.read_table(own_network[0] / "mr.parquet").to_pandas()
+    assert set(mr["method"]) == set(ESTIMATORS)
+    estimated = mr[mr["status"] == "ok"]
+    assert set(estimated["method"]) == set(ESTIMATORS)
+    one = estimated[estimated["method"] == "bayesian_mode"].iloc[0]
+    assert len(one.p_valid) == one.n_instruments
+    meta = tables.read_table(own_network[0] / "meta.parquet").to_pandas()
+    assert set(meta["method"]) == set(ESTIMATORS)
+    assert "bayesian_mode" in (own_network[0] / "report.html").read_text()
 
 
 def test_report_says_the_heads_are_not_learned(own_network):
