@@ -34,6 +34,10 @@ METHOD_COLOURS = {
     "ivw": VERMILLION,
     "ivw_fixed": ORANGE,
     "weighted_median": GREEN,
+    "weighted_mode": PURPLE,
+    "profile": SKY,
+    "bayesian_mode": "#882255",
+    "max_likelihood": "#999933",
 }
 
 # Narrow enough to stay legible on a telephone without being shrunk much.
@@ -104,8 +108,7 @@ def _settings() -> Iterator[None]:
 
 def method_colour(method: str) -> str:
     """Return the colour of a method: the same in every figure."""
-    spare = [colour for colour in CYCLE if colour not in METHOD_COLOURS.values()]
-    return METHOD_COLOURS.get(method, spare[sum(method.encode()) % len(spare)])
+    return METHOD_COLOURS.get(method, CYCLE[sum(method.encode()) % len(CYCLE)])
 
 
 def render(fig: Figure, file_format: str) -> bytes:
