@@ -25,6 +25,8 @@ ORANGE = "#E69F00"
 PURPLE = "#AA4499"
 SKY = "#56B4E9"
 CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, "#882255", "#999933", INK)
+# Tol's muted colours, for what has no colour of its own.
+SPARE = ("#44AA99", "#332288", "#CC6677", "#DDCC77", "#661100", "#AA4466", INK)
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
 LABEL_COLOURS = {"1": VERMILLION, "0": BLUE, "not measured": MUTED}
@@ -108,7 +110,7 @@ def _settings() -> Iterator[None]:
 
 def method_colour(method: str) -> str:
     """Return the colour of a method: the same in every figure."""
-    return METHOD_COLOURS.get(method, CYCLE[sum(method.encode()) % len(CYCLE)])
+    return METHOD_COLOURS.get(method, SPARE[sum(method.encode()) % len(SPARE)])
 
 
 def render(fig: Figure, file_format: str) -> bytes:

@@ -45,8 +45,8 @@ def test_files_are_the_same_bytes_each_time_whatever_the_users_settings(tmp_path
 
 def test_a_method_has_one_colour_apart_from_the_named_ones():
     assert style.method_colour("egger") == style.BLUE
-    assert style.method_colour("profile") == style.method_colour("profile")
-    assert style.method_colour("profile") not in style.METHOD_COLOURS.values()
+    assert style.method_colour("raps") == style.method_colour("raps")
+    assert style.method_colour("raps") not in style.METHOD_COLOURS.values()
 
 
 def test_forest_names_few_sequences_and_draws_many_as_a_caterpillar(local):
