@@ -16,6 +16,9 @@ from deepmr.mr.estimator import Estimator, Options
 from deepmr.mr.instrument_effects import Instruments, correlation_status
 from deepmr.mr.registry import estimators
 
+_LAST_POSITION = 2.0**53
+"""Above it a float does not hold every whole number."""
+
 OPTIONS = tuple(field.name for field in fields(Options) if field.name != "seed")
 
 
@@ -92,7 +95,7 @@ def estimate(
         _used("rho_xy", chosen)
         arrays["rho_xy"] = np.broadcast_to(rho_xy, x.shape) if np.ndim(rho_xy) == 0 else rho_xy
     if positions is not None:
-        arrays["positions"] = positions
+        arrays["positions"] = _whole(positions)
     matched = {name: _matched(name, values, x.shape) for name, values in arrays.items()}
     draws = _draws(draws_x, draws_y, x.shape)
     matrices = None
@@ -163,6 +166,17 @@ def _matched(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np
     if array.shape != shape:
         raise ValueError(f"{name} must have the shape of bx, {shape}; found {array.shape}")
     return np.atleast_2d(array)
+
+
+def _whole(positions: ArrayLike) -> NDArray[np.float64]:
+    array = np.asarray(positions, dtype=np.float64)
+    array = np.where(np.isnan(array), -1.0, array)
+    if not (np.abs(array) <= _LAST_POSITION).all() or (array != np.rint(array)).any():
+        raise ValueError(
+            "positions must be whole numbers, with -1 or NaN where there is no instrument; found "
+            f"values such as {array[(np.abs(array) > _LAST_POSITION) | (array % 1 != 0)][0]}"
+        )
+    return array
 
 
 def _draws(

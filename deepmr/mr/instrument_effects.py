@@ -12,6 +12,10 @@ from deepmr.mr.estimator import Array
 _PER_INSTRUMENT = ("bx", "se_x", "by", "se_y", "rho_xy", "positions", "alleles")
 _PER_DRAW = ("draws_x", "draws_y")
 
+_LARGEST = 1e50
+"""No effect above this and no standard error above it or below 1/`_LARGEST`: beyond what single
+precision holds, and their products overflow."""
+
 
 @dataclass(frozen=True, eq=False)
 class Instruments:
@@ -67,8 +71,8 @@ class Instruments:
         -------
         Instruments
             With `n_dropped`, and the status ``no_variation`` (nothing is left), ``negative_se``,
-            ``rho_xy_out_of_range``, ``correlation_not_symmetric`` or
-            ``correlation_not_positive_definite``.
+            ``not_finite`` (numbers whose products overflow), ``rho_xy_out_of_range``,
+            ``correlation_not_symmetric`` or ``correlation_not_positive_definite``.
         """
         if bool((self.se_x < 0).any() or (self.se_y < 0).any()):
             return replace(self, status="negative_se")
@@ -80,11 +84,19 @@ class Instruments:
             if draws is not None:
                 keep &= np.isfinite(draws).all(axis=0)
         kept = self if keep.all() else self._only(keep)
+        if kept._overflows():
+            return replace(kept, status="not_finite")
         if kept.rho_xy is not None and bool((np.abs(kept.rho_xy) >= 1).any()):
             return replace(kept, status="rho_xy_out_of_range")
         if kept.correlation is not None:
             return replace(kept, status=correlation_status(kept.correlation))
         return kept
+
+    def _overflows(self) -> bool:
+        large = (self.bx, self.by, self.se_x, self.se_y, self.draws_x, self.draws_y)
+        if any(v is not None and bool((np.abs(v) > _LARGEST).any()) for v in large):
+            return True
+        return any(bool((se < 1.0 / _LARGEST).any()) for se in (self.se_x, self.se_y))
 
     def _only(self, keep: NDArray[np.bool_]) -> Instruments:
         chosen = {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from deepmr.mr.bootstrap import Replicates
@@ -133,6 +133,7 @@ def designs(draw):
 
 @settings(max_examples=100, deadline=None)
 @given(designs())
+@example((np.array([3.0, -2.0, -3.0]), np.ones(3), 0.5))  # two peaks that just merge
 def test_no_point_is_higher_by_brute_force(design):
     values, weights, h = design
     bandwidth, centre = np.array([h]), np.array([np.median(values)])

@@ -11,7 +11,6 @@ from scipy.integrate import quad
 from scipy.special import chdtr, gammaln
 from scipy.stats import chi2, norm
 
-from benchmarks import coverage
 from deepmr.mr.estimator import Group, Options
 from deepmr.mr.estimators.conditional_test import conditional_p
 from deepmr.mr.estimators.covariance import DiagonalErrors, errors_from_correlation
@@ -630,26 +629,3 @@ def test_a_draw_without_a_minimum_is_an_estimate_too():
     assert ok.any()
     assert np.isfinite(drawn.estimates[ok]).all()
     assert (drawn.se[ok] > 0).all()
-
-
-def test_the_benchmark_of_coverage(capsys):
-    options = ["--quick", "--json", "--replicates", "12", "--designs", "slope .5"]
-    assert coverage.main(options) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result["replicates"] == 12
-    (methods,) = result["designs"].values()
-    assert set(methods) == set(coverage.METHODS)
-    for figures in methods.values():
-        assert 0 <= figures["coverage"] <= 1
-        assert figures["mc_error"] > 0
-        assert figures["rmse"] >= abs(figures["bias"])
-        assert figures["failed"] == 0
-    assert methods["profile"]["coverage"] > methods["ivw"]["coverage"]
-    assert methods["profile"]["rmse"] < methods["ivw"]["rmse"]
-
-
-def test_the_benchmark_of_coverage_prints_a_table(capsys):
-    options = ["--quick", "--replicates", "2", "--methods", "profile", "ivw"]
-    assert coverage.main(options) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 3 * len(coverage.DESIGNS)

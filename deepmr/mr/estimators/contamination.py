@@ -43,6 +43,9 @@ _CUT = 3.841458820694124
 _CHECKED = 3
 """Vertices that are evaluated anew, without running sums, before one is called the highest."""
 
+_ROUNDING = 0.1
+"""Where more of twice the log-likelihood than this, times phi^2, is rounding, there is no set."""
+
 _GAP = 1e-9
 """Gaps between pieces narrower than this many standard errors are rounding, not gaps."""
 
@@ -90,7 +93,9 @@ def fit(group: Group, options: Options) -> Fit:
         p_value = chdtrc(1, np.maximum(top - at_zero, 0.0) / floored)
         se_model = 1.0 / np.sqrt(total)
         low, high = _pieces_above(ends, weight, moment, constant, top - _CUT * floored)
-    ok = np.isfinite(theta) & np.isfinite(se_model)
+        rounding = np.finfo(np.float64).eps * (by * by / noise + gain).sum(axis=-1)
+        resolved = np.isfinite(p_value) & (rounding < _ROUNDING * floored)
+    ok = np.isfinite(theta) & np.isfinite(se_model) & resolved
     missing = np.empty((0, 2))
     sets = [
         _join(low[i], high[i], theta[i], _GAP * se_model[i]) if ok[i] else missing
@@ -204,7 +209,7 @@ def _pieces_above(
     left, right = _borders(ends)
     centre = moment / weight
     half = np.sqrt((constant + moment * centre - cut[:, None]) / weight)
-    flat = weight == 0
+    flat = ~(weight > 0)  # below 0 it is rounding
     everywhere = flat & (constant >= cut[:, None])
     low = np.where(everywhere, left, np.where(flat, np.nan, np.maximum(left, centre - half)))
     high = np.where(everywhere, right, np.where(flat, np.nan, np.minimum(right, centre + half)))

@@ -240,7 +240,8 @@ def _maxima(x: Array, shares: Array, best: float) -> list[tuple[float, float]]:
         half = 0.5 * length / pieces
         for piece in range(pieces):
             located += _stationary(x, shares, low + (2 * piece + 1) * half, half)
-    return [_polish(x, shares, t) for t in located]
+    # f has a maximum, also where rounding hides the root of its derivative.
+    return [_polish(x, shares, t) for t in located or [origin + smooth.argmax() * STEP]]
 
 
 def _near(x: Array, shares: Array, t: float, order: int) -> Array:
@@ -258,8 +259,9 @@ def _stationary(x: Array, shares: Array, t: float, half: float) -> list[float]:
     if not largest > 0:
         return [t]
     roots = np.roots(derivative[::-1] / largest)
-    # a root that is nearly double may get an imaginary part of the root of the rounding error
-    real = (np.abs(roots.imag) < 1e-6) & (np.abs(roots.real) <= 1.0 + 1e-6)
+    # Where k roots (nearly) coincide, rounding moves them into the plane by its k-th root: three do
+    # on a top where two peaks just merge. A point too many is only one more whose height is taken.
+    real = (np.abs(roots.imag) < 1e-4) & (np.abs(roots.real) <= 1.0 + 1e-4)
     return [t + half * float(z) for z in roots.real[real]]
 
 

@@ -92,7 +92,9 @@ def presso_test(group: Group, options: Options) -> PressoTest:
     n_sequences, n = group.bx.shape
     rho = group.error_correlation
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        x, y = group.anchor_x / group.se_y, group.anchor_y / group.se_y
+        # oriented to x >= 0, so that the simulated errors do not depend on the orientation
+        scale = np.where(group.anchor_x < 0, -group.se_y, group.se_y)
+        x, y = group.anchor_x / scale, group.anchor_y / scale
         ratio = group.se_x / group.se_y
         rest = (x * x).sum(axis=-1, keepdims=True) - x * x
         without = ((x * y).sum(axis=-1, keepdims=True) - x * y) / np.where(rest > 0, rest, np.nan)

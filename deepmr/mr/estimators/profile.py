@@ -200,7 +200,7 @@ def _summary(solved: Solution, model: Model) -> dict[str, Array]:
     result = {"estimate": estimate, "q": solved.start.q, "tau2": tau2}
     if model.additive:
         result["se"] = solved.se(solved.curvature, solved.information)
-        result["se_model"] = np.minimum(_se_without_scatter(solved), result["se"])
+        result["se_model"] = solved.se(solved.curvature, solved.error_information)
     else:
         with np.errstate(divide="ignore", invalid="ignore"):
             model_se = solved.per_turn * np.sqrt(2.0 / point.curvature)
@@ -213,20 +213,6 @@ def _summary(solved: Solution, model: Model) -> dict[str, Array]:
             objective, estimate, result["se"], tau2
         )
     return result
-
-
-def _se_without_scatter(solved: Solution) -> Array:
-    """Return the SE at the slope with τ² = 0, or at that minimum if Q is not convex here."""
-    objective, zero = solved.objective, np.zeros_like(solved.tau2)
-    slope = solved.estimate
-    at_slope, at_start = (
-        solved.se(
-            objective.derivatives(point.a, point.b, zero).curvature,
-            objective.information(point.a, point.b, zero)[0],
-        )
-        for point in (solved.point, solved.start)
-    )
-    return np.where(np.isfinite(slope) & np.isfinite(at_slope), at_slope, at_start)
 
 
 def _intercept(objective: Objective, slope: Array, se: Array, tau2: Array) -> tuple[Array, Array]:

@@ -238,9 +238,10 @@ def minimum(objective: Objective, tau2: Array, scan: Array) -> Point:
     below = np.roll(scan, 1, axis=0)
     above = np.roll(scan, -1, axis=0)
     local = (scan <= below) & (scan < above)
-    # Where all nodes are equal (no effects at all) there is no local minimum; take the first.
+    # Where all nodes are equal (no effects) or NaN there is no local minimum; take the first.
     local[0] |= ~local.any(axis=0)
-    order = np.argsort(np.where(local, scan, np.inf), axis=0, kind="stable")
+    height = np.fmin(scan, np.finfo(np.float64).max)
+    order = np.argsort(np.where(local, height, np.inf), axis=0, kind="stable")
     count = len(scan)
     best = None
     for rank in range(int(local.sum(axis=0).max())):

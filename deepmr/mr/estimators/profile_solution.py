@@ -45,7 +45,8 @@ class Solution:
 
     `strength` is the mean F statistic in the metric of the errors, x'Sxx⁻¹x/n (centred where there
     is an intercept): bx²/sx² on average for independent errors, and near 1 where bx is what its
-    errors look like, however many single mutations stand out.
+    errors look like, however many single mutations stand out. `error_information` is what the
+    errors of the effects alone put into `information`, without τ².
     """
 
     objective: Objective
@@ -55,6 +56,7 @@ class Solution:
     scan: Array
     curvature: Array
     information: Array
+    error_information: Array
     inflation: Array
     strength: Array
 
@@ -123,7 +125,12 @@ def solve_all(
             model.intercept,
             FINE if isinstance(errors, DiagonalErrors) else COARSE,
         )
-        parts.append((index, _solve(objective, group, index, model)))
+        scan = objective.scan(np.zeros(len(index)))
+        known = np.asarray(np.isfinite(scan).all(axis=0))
+        status[index[~known]] = "not_finite"
+        if known.any():
+            index, objective, scan = index[known], objective.rows(known), scan[:, known]
+            parts.append((index, _solve(objective, scan, group, index, model)))
     return parts, status
 
 
@@ -164,9 +171,10 @@ def _draws(group: Group) -> tuple[Array, Array] | None:
     return group.draws_x, group.draws_y
 
 
-def _solve(objective: Objective, group: Group, index: NDArray[np.intp], model: Model) -> Solution:
+def _solve(
+    objective: Objective, scan: Array, group: Group, index: NDArray[np.intp], model: Model
+) -> Solution:
     zero = np.zeros(len(index))
-    scan = objective.scan(zero)
     strength = scan[-1] / (objective.df + 1)  # the last node is the direction of x alone
     start = minimum(objective, zero, scan)
     tau2, point = zero, start
@@ -174,6 +182,7 @@ def _solve(objective: Objective, group: Group, index: NDArray[np.intp], model: M
         tau2, point, at_tau2 = heterogeneity(objective, start)
         scan = np.where(tau2 > 0, at_tau2, scan)
     information, influence = objective.information(point.a, point.b, tau2)
+    scatter = tau2 * point.a**2 * (influence * influence).sum(axis=-1)
     inflation = np.ones(len(index))
     if model.additive and (draws := _draws(group)) is not None:
         sign = np.where(group.anchor_x[index] < 0, -1.0, 1.0) if model.intercept else 1.0
@@ -186,5 +195,14 @@ def _solve(objective: Objective, group: Group, index: NDArray[np.intp], model: M
             beyond = tau2[position] * (y * y).sum()
             inflation[position] = max(1.0, (over_draws + beyond) / information[position])
     return Solution(
-        objective, start, point, tau2, scan, point.curvature, information, inflation, strength
+        objective,
+        start,
+        point,
+        tau2,
+        scan,
+        point.curvature,
+        information,
+        np.maximum(information - scatter, 0.0),
+        inflation,
+        strength,
     )

@@ -302,7 +302,7 @@ def _solve_tau2(score: Score, theta: Array, start: Array, loss: Loss) -> Array:
     second, _ = _second(score, theta, high, loss)
     low = np.where(second > 0, high, np.nan)
     high = np.where(second > 0, ceiling, high)
-    active = np.flatnonzero(~(second > 0))
+    active = np.flatnonzero(~(second > 0) & np.isfinite(high))
     while len(active):
         below = np.where(high[active] > floor[active], 0.25 * high[active], 0.0)
         second, _ = _second(score.rows(active), theta[active], below, loss)
