@@ -171,10 +171,11 @@ def _matched(name: str, values: ArrayLike, shape: tuple[int, ...]) -> NDArray[np
 def _whole(positions: ArrayLike) -> NDArray[np.float64]:
     array = np.asarray(positions, dtype=np.float64)
     array = np.where(np.isnan(array), -1.0, array)
-    if not (np.abs(array) <= _LAST_POSITION).all() or (array != np.rint(array)).any():
+    broken = (np.abs(array) > _LAST_POSITION) | (array != np.rint(array))
+    if broken.any():
         raise ValueError(
             "positions must be whole numbers, with -1 or NaN where there is no instrument; found "
-            f"values such as {array[(np.abs(array) > _LAST_POSITION) | (array % 1 != 0)][0]}"
+            f"{array[broken][0]}"
         )
     return array
 

@@ -71,7 +71,10 @@ def _bracketed(objective: Objective) -> tuple[Array, Point, Array]:
     high = float(objective.y.var()) + float(objective.ratio[0] * objective.se_x[0]) ** 2
     while excess(high) > 0.0:
         high *= 4.0
-    tau2 = np.array([brentq(excess, 0.0, high, xtol=1e-14 * high, rtol=1e-13)])
+    if not np.isfinite(high):
+        tau2 = np.array([np.nan])
+    else:
+        tau2 = np.array([brentq(excess, 0.0, high, xtol=1e-14 * high, rtol=1e-13)])
     scan = objective.scan(tau2)
     return tau2, minimum(objective, tau2, scan), scan
 

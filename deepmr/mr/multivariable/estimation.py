@@ -128,15 +128,19 @@ def estimate_multivariable(
 
     results = {method: _Result.empty(count, k, given.status) for method in chosen}
     strength = np.full((count, k), np.nan)
-    for indices, reason, data in given.groups():
-        good = reason == "ok"
-        strength[indices[good]] = _strength(data)
-        for method, result in results.items():
-            result.status[indices] = reason
-            if data.by.shape[1] < k + (2 if method == "mv_egger" else 1):
-                result.status[indices[good]] = "too_few_instruments"
-            elif good.any():
-                result.write(indices[good], _fit(method, data, settings, orient, seed))
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        for indices, reason, data in given.groups():
+            good = reason == "ok"
+            for result in results.values():
+                result.status[indices] = reason
+            if not good.any():
+                continue
+            strength[indices[good]] = _strength(data)
+            for method, result in results.items():
+                if data.by.shape[1] < k + (2 if method == "mv_egger" else 1):
+                    result.status[indices[good]] = "too_few_instruments"
+                else:
+                    result.write(indices[good], _fit(method, data, settings, orient, seed))
     sizes = given.usable.sum(axis=1)
     return _table(results, names, sizes, strength, settings.distribution)
 
@@ -158,7 +162,8 @@ class _Result:
     def write(self, indices: NDArray[np.int64], fit: MultivariableFit) -> None:
         """Write a fit into the rows of its sequences."""
         known = fit.status == "ok"
-        lost = known & ~(np.isfinite(fit.estimate) & np.isfinite(fit.se)).all(axis=-1)
+        numbers = np.isfinite(fit.estimate) & np.isfinite(fit.se) & (fit.se > 0)
+        lost = known & ~numbers.all(axis=-1)
         known &= ~lost
         for name, value in self.values.items():
             new = getattr(fit, name)
