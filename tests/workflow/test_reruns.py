@@ -67,7 +67,7 @@ def test_mr_takes_several_of_many_shards_in_a_job(example):
 
 
 def test_edit_of_an_estimator_reruns_mr_and_later_only(example_copy):
-    path = example_copy.folder / "deepmr" / "mr" / "egger.py"
+    path = example_copy.folder / "deepmr" / "mr" / "estimators" / "egger.py"
     path.write_text(path.read_text() + "\n\nADDED = 1\n")
     jobs = example_copy.dry_run().jobs
     assert jobs["estimate_mr"] == 4
@@ -77,7 +77,7 @@ def test_edit_of_an_estimator_reruns_mr_and_later_only(example_copy):
 
 
 def test_edit_of_a_docstring_reruns_nothing(example_copy):
-    path = example_copy.folder / "deepmr" / "mr" / "egger.py"
+    path = example_copy.folder / "deepmr" / "mr" / "estimators" / "egger.py"
     text = path.read_text()
     assert text.count('"""') >= 4
     path.write_text(text.replace('"""', '"""Say it otherwise. ', 1) + "\n# a comment\n")
