@@ -16,6 +16,7 @@ from typing import Literal
 import numpy as np
 
 from deepmr.mr.estimator import Array, Group
+from deepmr.mr.estimators.regression_line import orientation
 
 Method = Literal["ivw", "egger"]
 
@@ -72,7 +73,7 @@ def weighted_line(group: Group, method: Method) -> WeightedLine:
     mean_x = mean_y = np.zeros_like(total)
     leverage = np.zeros_like(weights)
     if method == "egger":
-        sign = np.where(group.anchor_x < 0, -1.0, 1.0)
+        sign = orientation(group.anchor_x)
         x, y = sign * x, sign * y
         mean_x = (weights * x).sum(axis=-1) / total
         mean_y = (weights * y).sum(axis=-1) / total

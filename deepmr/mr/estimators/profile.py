@@ -49,6 +49,7 @@ from deepmr.mr.estimator import (
 from deepmr.mr.estimators.conditional_test import conditional_p, confidence_set
 from deepmr.mr.estimators.profile_objective import Objective
 from deepmr.mr.estimators.profile_solution import Model, Solution, solve_all
+from deepmr.mr.estimators.regression_line import orientation
 
 
 def fit(group: Group, options: Options, model: Model) -> Fit:
@@ -148,7 +149,7 @@ def fit_draws(group: Group, options: Options, model: Model) -> DrawFit:
     count, n_draws = draws_x.shape[:2]
     estimates, se = np.full((2, count, n_draws), np.nan)
     within = np.full(count, np.nan)
-    sign = np.where(group.anchor_x < 0, -1.0, 1.0) if model.intercept else np.ones_like(group.bx)
+    sign = orientation(group.anchor_x) if model.intercept else np.ones_like(group.bx)
     for index, solved in parts:
         slopes = solved.estimate
         summary = _summary(solved, model)

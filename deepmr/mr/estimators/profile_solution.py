@@ -16,6 +16,7 @@ from deepmr.mr.estimators.covariance import DiagonalErrors, Errors, errors_from_
 from deepmr.mr.estimators.draw_covariance import errors_from_draws
 from deepmr.mr.estimators.profile_heterogeneity import heterogeneity
 from deepmr.mr.estimators.profile_objective import COARSE, FINE, Objective, Point, minimum
+from deepmr.mr.estimators.regression_line import orientation
 
 _BLOCK = 1 << 15
 """Instruments of independent sequences at once: what stays in the cache."""
@@ -112,7 +113,7 @@ def solve_all(
     status[~finite.all(axis=1)] = "not_finite"
     parts = []
     for index, errors in _errors(group, model, status):
-        sign = np.where(group.anchor_x[index] < 0, -1.0, 1.0)
+        sign = orientation(group.anchor_x[index])
         x, y = group.bx[index], group.by[index]
         if model.intercept:
             x, y, errors = x * sign, y * sign, errors.oriented(sign)
@@ -185,7 +186,7 @@ def _solve(
     scatter = tau2 * point.a**2 * (influence * influence).sum(axis=-1)
     inflation = np.ones(len(index))
     if model.additive and (draws := _draws(group)) is not None:
-        sign = np.where(group.anchor_x[index] < 0, -1.0, 1.0) if model.intercept else 1.0
+        sign = orientation(group.anchor_x[index]) if model.intercept else 1.0
         weights = influence * sign
         weights_x = -(objective.unit * point.b)[:, None] * weights
         weights_y = point.a[:, None] * weights
