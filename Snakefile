@@ -22,9 +22,10 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/model.smk"
 include: "workflow/rules/mutagenesis.smk"
+include: "workflow/rules/replicates.smk"
+include: "workflow/rules/calibration.smk"
 include: "workflow/rules/mr.smk"
 include: "workflow/rules/meta.smk"
-include: "workflow/rules/calibration.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/hooks.smk"
@@ -41,7 +42,9 @@ rule all:
         rules.gather_mr.output,
         rules.meta_analysis.output,
         rules.calibrate_probabilities.output,
+        rules.calibrate_uncertainty.output,
         expand(rules.predict_windows.output, model=config["models"]),
+        expand(rules.mutate_replicates.output, model=config["models"]),
         lambda wildcards: lost_tables(Path(RESULTS), config["models"], SHARDS),
     message:
         f"Done: open {RESULTS}/report.html"

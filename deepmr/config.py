@@ -99,6 +99,7 @@ def check(config: Config) -> None:
         *_models(config),
         *_windows(config),
         *_mr(config),
+        *_calibration(config),
     ]
     if problems:
         raise ConfigError("the configuration contradicts itself:\n  " + "\n  ".join(problems))
@@ -156,7 +157,6 @@ def _targets(config: Config) -> list[str]:
 
 def _models(config: Config) -> list[str]:
     problems = []
-    method = config["draws"]["method"]
     for name, model in config["models"].items():
         key = f"models.{name}"
         if (model["code"] is None) != (model["weights"] is None):
@@ -164,11 +164,6 @@ def _models(config: Config) -> list[str]:
         if model["code"] is not None and ":" not in model["code"]:
             problems.append(
                 f"{key}.code: {model['code']!r} names no function; write file.py:function"
-            )
-        if method.startswith("ensemble") and model["members"] < 2:
-            problems.append(
-                f"{key}.members: draws.method {method} needs 2 or more members, found "
-                f"{model['members']}; raise it, or use draws.method mc_dropout"
             )
     return problems
 
@@ -212,6 +207,60 @@ def _mr(config: Config) -> list[str]:
             if target in config["targets"] and config["targets"][target]["motif"] is None
         ]
     return problems
+
+
+def _calibration(config: Config) -> list[str]:
+    calibration, uncertainty = config["calibration"], config["uncertainty"]
+    applied, listed = calibration["apply"], calibration["calibrators"]
+    problems = []
+    if applied == "isotonic":
+        problems.append(
+            "calibration.apply: isotonic maps ranges of logits to one value, so most effects of "
+            "mutations would become exactly zero; write centred_isotonic or platt"
+        )
+    elif applied not in ("none", *listed):
+        problems.append(
+            f"calibration.apply: {applied!r} is not in calibration.calibrators {listed}; add it"
+        )
+    least = 3 if uncertainty["method"].startswith("ensemble") else 2
+    if uncertainty["apply_scale"]:
+        problems += [
+            f"uncertainty.apply_scale: with uncertainty.method {uncertainty['method']} it needs "
+            f"{least} members or more, models.{name}.members is {model['members']}; raise it (6 "
+            "tell the scale well), or write false"
+            for name, model in config["models"].items()
+            if model["members"] < least
+        ]
+    if uncertainty["method"] == "laplace":
+        problems += [
+            f"targets.{name}.type: {config['targets'][name]['type']}, but uncertainty.method "
+            "laplace is for binary targets; use mc_dropout or an ensemble"
+            for name in kept_targets(config)
+            if name in config["targets"] and config["targets"][name]["type"] != "binary"
+        ]
+    return problems
+
+
+def warnings(config: Config) -> list[str]:
+    """Return what will not be in the results of a run, one sentence for each; it goes on.
+
+    Parameters
+    ----------
+    config : mapping
+        A checked configuration.
+    """
+    method = config["uncertainty"]["method"]
+    what = {
+        "ensemble": "one network makes one draw: no effect gets a standard error, and every MR row "
+        "of this model the status too_few_draws",
+        "ensemble_mc_dropout": "with one network it is the same as mc_dropout",
+    }
+    return [
+        f"models.{name}.members: 1, but uncertainty.method is {method}; {what[method]}. Raise it, "
+        "or use uncertainty.method mc_dropout"
+        for name, model in config["models"].items()
+        if method in what and model["members"] < 2
+    ]
 
 
 def data_path(config: Config, name: str | None) -> str | None:

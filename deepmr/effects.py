@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 
+from deepmr.uncertainty.moderation import moderate
+
 Array = NDArray[np.float64]
 Calibrator = Callable[[Array], Array]
 """Maps logits to calibrated logits, element by element, strictly increasing."""
@@ -18,11 +20,60 @@ SCALES = ("logit", "probability")
 SE_KIND = "posterior_sd"
 """An effect's SE is its standard deviation over draws, not the Monte Carlo error of the mean."""
 
+
+def _as_it_is(value: Array) -> Array:
+    return value
+
+
 _RESPONSE: dict[str, Callable[[Array], Array]] = {
     "binary": lambda logit: np.asarray(expit(logit)),
     "count": np.exp,
-    "continuous": lambda value: value,
+    "continuous": _as_it_is,
 }
+
+
+@dataclass(frozen=True)
+class Response:
+    """How the logits of a target become effects, and what is known of their errors.
+
+    Attributes
+    ----------
+    kind : str
+        ``binary``, ``count`` or ``continuous``: what the target's response is.
+    calibrator : callable, optional
+        Applied to every logit of every draw, before the scale.
+    se_scale : float
+        The draws are spread about their mean by this factor, and with them every standard error
+        and covariance; at least 1 (see `deepmr.uncertainty`).
+    moderated : bool
+        Whether the variances of a sequence's mutations are moderated (few members, no masks).
+
+    Raises
+    ------
+    ValueError
+        If the kind is unknown or the factor below 1.
+    """
+
+    kind: str = "binary"
+    calibrator: Calibrator | None = None
+    se_scale: float = 1.0
+    moderated: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the fields."""
+        if self.kind not in _RESPONSE:
+            raise ValueError(
+                f"target type {self.kind!r} is unknown; write one of {', '.join(_RESPONSE)}"
+            )
+        if not self.se_scale >= 1:
+            raise ValueError(
+                f"the scale of standard errors is {self.se_scale}; they are never narrowed, "
+                "give 1 or more"
+            )
+
+
+PLAIN = Response()
+"""A binary target, as its network predicts it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,35 +87,52 @@ class Effects:
     point : ndarray of float64, shape (mutations,)
         Mean over draws.
     se : ndarray of float64, shape (mutations,)
-        Standard deviation over draws (``posterior_sd``, ddof 1); NaN for a single draw.
+        Standard deviation over draws (``posterior_sd``, ddof 1), moderated where that is asked;
+        NaN for a single draw.
     evaluated : ndarray of float64, shape (mutations,) or None
         Effect with the network in evaluation mode, where its logits were given.
+    moderated : bool
+        Whether `se` is moderated.
     """
 
     draws: Array
     point: Array
     se: Array
     evaluated: Array | None = None
+    moderated: bool = False
+
+    def using(self, draws: slice) -> Effects:
+        """Return the effects as some of the draws alone tell them."""
+        some = self.draws[draws]
+        if len(some) == len(self.draws):
+            return self
+        return Effects(some, *summarise_draws(some, self.moderated), self.evaluated, self.moderated)
 
 
-def summarise_draws(draws: Array) -> tuple[Array, Array]:
-    """Return mean and standard deviation (ddof 1) over the first axis of (draws, mutations)."""
+def summarise_draws(draws: Array, moderated: bool = False) -> tuple[Array, Array]:
+    """Return mean and standard deviation (ddof 1) over the first axis of (draws, mutations).
+
+    With `moderated`, the variances borrow from each other (`deepmr.uncertainty.moderation`).
+    """
     n_draws = draws.shape[0]
     draws = np.ascontiguousarray(draws)  # sums round by memory order
     point = draws.sum(axis=0) / n_draws
     if n_draws < 2:
         return point, np.full_like(point, np.nan)
     deviation = draws - point
-    return point, np.sqrt((deviation * deviation).sum(axis=0) / (n_draws - 1))
+    variance = (deviation * deviation).sum(axis=0) / (n_draws - 1)
+    known = np.isfinite(variance)
+    if moderated and known.any():
+        variance[known] = moderate(variance[known], n_draws - 1).variance
+    return point, np.sqrt(variance)
 
 
 def on_scale(
     reference_draws: ArrayLike,
     delta_draws: ArrayLike,
     scale: str = "logit",
-    calibrator: Calibrator | None = None,
+    response: Response = PLAIN,
     *,
-    kind: str = "binary",
     reference_eval: float | None = None,
     delta_eval: ArrayLike | None = None,
 ) -> Effects:
@@ -79,10 +147,8 @@ def on_scale(
     scale : str
         ``logit`` (the link scale, no ceiling) or ``probability`` (the response: probability of a
         binary target, rate of a count target, value of a continuous one).
-    calibrator : callable, optional
-        Applied to every logit before the scale.
-    kind : str
-        ``binary``, ``count`` or ``continuous``: what the target's response is.
+    response : Response
+        Kind of the target, its calibrator and the scale of its standard errors.
     reference_eval : float, optional
         Logit of the reference in evaluation mode.
     delta_eval : array_like, shape (mutations,), optional
@@ -96,12 +162,10 @@ def on_scale(
     Raises
     ------
     ValueError
-        If scale or kind is unknown, shapes disagree or only one of the eval logits is given.
+        If the scale is unknown, shapes disagree or only one of the eval logits is given.
     """
     if scale not in SCALES:
         raise ValueError(f"effect scale {scale!r} is unknown; write one of {', '.join(SCALES)}")
-    if kind not in _RESPONSE:
-        raise ValueError(f"target type {kind!r} is unknown; write one of {', '.join(_RESPONSE)}")
     reference = np.asarray(reference_draws, dtype=np.float64)
     delta = np.asarray(delta_draws, dtype=np.float64)
     if reference.ndim != 1 or delta.ndim != 2 or delta.shape[1] != reference.size:
@@ -111,21 +175,24 @@ def on_scale(
         )
     if (reference_eval is None) != (delta_eval is None):
         raise ValueError("give both reference_eval and delta_eval, or neither")
+    respond = _RESPONSE[response.kind] if scale == "probability" else _as_it_is
+    calibrated = response.calibrator or _as_it_is
 
     def difference(ref: Array, change: Array) -> Array:
-        if scale == "logit" and calibrator is None:
+        if scale == "logit" and response.calibrator is None:
             return change
-        response = _RESPONSE[kind] if scale == "probability" else _RESPONSE["continuous"]
-        calibrated = calibrator if calibrator is not None else _RESPONSE["continuous"]
-        return response(calibrated(ref + change)) - response(calibrated(ref))
+        return respond(calibrated(ref + change)) - respond(calibrated(ref))
 
     draws = np.ascontiguousarray(difference(reference, delta).T)
-    point, se = summarise_draws(draws)
+    if response.se_scale != 1:
+        mean = draws.sum(axis=0) / len(draws)
+        draws = mean + response.se_scale * (draws - mean)
+    point, se = summarise_draws(draws, response.moderated)
     evaluated = None
     if reference_eval is not None:
         ref = np.array(reference_eval, dtype=np.float64)
         evaluated = difference(ref, np.asarray(delta_eval, dtype=np.float64))
-    return Effects(draws, point, se, evaluated)
+    return Effects(draws, point, se, evaluated, response.moderated)
 
 
 def error_correlation(

@@ -21,6 +21,8 @@ class HeldOut:
     ----------
     targets : tuple of str
         The K targets.
+    chromosomes : ndarray of object, shape (n,)
+        Chromosome or contig of each window; None where it is not known.
     labels : ndarray of float32, shape (n, K)
         NaN = not measured.
     evaluated : ndarray of float32, shape (n, K)
@@ -30,6 +32,7 @@ class HeldOut:
     """
 
     targets: tuple[str, ...]
+    chromosomes: NDArray[np.object_]
     labels: NDArray[np.float32]
     evaluated: NDArray[np.float32]
     draws: NDArray[np.float32]
@@ -62,7 +65,7 @@ def read_held_out(
     predicted = tables.read_table(predictions, ["sequence_id", "split", *targets])
     predicted = predicted.filter(pc.equal(predicted["split"], split)).combine_chunks()
     names = [f"label.{target}" for target in targets]
-    measured = tables.read_table(windows, ["sequence_id", "split", *names])
+    measured = tables.read_table(windows, ["sequence_id", "chrom", "split", *names])
     measured = measured.filter(pc.equal(measured["split"], split)).combine_chunks()
     if not measured["sequence_id"].equals(predicted["sequence_id"]):
         raise ValueError(
@@ -71,6 +74,7 @@ def read_held_out(
     columns = [predicted[target].combine_chunks() for target in targets]
     return HeldOut(
         tuple(targets),
+        measured["chrom"].to_numpy(zero_copy_only=False).astype(object),
         np.stack([measured[n].to_numpy().astype(np.float32) for n in names], axis=1),
         np.stack([c.field("eval").to_numpy(zero_copy_only=False) for c in columns], axis=1),
         np.stack([tables.draws_array(c.field("draws")) for c in columns], axis=2),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmr.effects import Effects, summarise_draws
+from deepmr.effects import Effects
 
 Mask = NDArray[np.bool_]
 
@@ -103,7 +103,8 @@ def select(
         )
     halves = rule == "strength_halves"
     if halves:
-        effect, se = summarise_draws(exposure.draws[::2])
+        half = exposure.using(slice(0, None, 2))
+        effect, se = half.point, half.se
     else:
         effect = exposure.point if exposure.evaluated is None else exposure.evaluated
         se = exposure.se

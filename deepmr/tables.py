@@ -102,6 +102,26 @@ def references_schema(targets: Sequence[str], n_draws: int) -> pa.Schema:
     )
 
 
+def replicates_schema(targets: Sequence[str]) -> pa.Schema:
+    """Return the schema of mutation effects as each member of a model predicts them."""
+    numbers = pa.list_(pa.float32())
+    target = pa.struct(
+        [("reference", numbers), ("effect", numbers), ("se", numbers), ("truth", pa.float32())]
+    )
+    return _schema(
+        [
+            ("sequence_id", pa.string()),
+            ("position", pa.int32(), "bp, 0-based in the sequence"),
+            ("ref", pa.string()),
+            ("alt", pa.string()),
+            *(
+                (t, target, "logit (link scale), a number a member; se: SD over draws")
+                for t in targets
+            ),
+        ]
+    )
+
+
 HISTORY = _schema(
     [
         ("member", pa.int32()),
@@ -217,26 +237,109 @@ META = _schema(
 )
 """``meta.parquet``: a row is pair × direction × method × stratum × combination × inference."""
 
+METRICS: dict[str, str | None] = {
+    "auroc": None,
+    "auprc": None,
+    "nll": "nats a window",
+    "brier": None,
+    "brier_miscalibration": "CORP: what isotonic recalibration would gain",
+    "brier_discrimination": "CORP: what the order of the predictions gains",
+    "brier_uncertainty": "CORP: Brier score of the base rate",
+    "ece": "mean distance, equal-mass bins",
+    "ece_debiased": "root mean squared distance without its bias, equal-mass bins",
+    "ks": "largest cumulative distance",
+    "cox_intercept": "logit",
+    "cox_slope": "logit per logit; below 1 is overconfident",
+    "o_over_e": "observed over expected positives",
+}
+"""Metrics of predicted probabilities, with their units or meaning."""
+
 CALIBRATION = _schema(
     [
         ("model", pa.string()),
         ("target", pa.string()),
-        ("calibrator", pa.string()),
+        ("calibrator", pa.string(), "none: as predicted; fitted on validation windows"),
         ("split", pa.string()),
         ("n", pa.int64()),
         ("n_positive", pa.int64()),
-        ("auroc", pa.float64()),
-        ("auprc", pa.float64()),
-        ("nll", pa.float64(), "nats a window"),
-        ("brier", pa.float64()),
-        ("ece", pa.float64(), "equal-mass bins"),
-        ("o_over_e", pa.float64(), "observed over expected positives"),
-        ("ece_null_low", pa.float64(), "2.5 % of a perfectly calibrated model"),
-        ("ece_null_high", pa.float64(), "97.5 % of a perfectly calibrated model"),
+        ("n_chromosomes", pa.int64(), "drawn with replacement for the null bands"),
+        *(
+            column
+            for name, meaning in METRICS.items()
+            for column in (
+                (name, pa.float64(), meaning),
+                (f"{name}_null_low", pa.float64(), "2.5 % of a perfectly calibrated model"),
+                (f"{name}_null_high", pa.float64(), "97.5 % of a perfectly calibrated model"),
+            )
+        ),
         ("status", pa.string()),
     ]
 )
 """``calibration.parquet``: a row is target × calibrator × split."""
+
+CALIBRATORS = _schema(
+    [
+        ("model", pa.string()),
+        ("target", pa.string()),
+        ("calibrator", pa.string()),
+        ("a", pa.float64(), "factor of the logit; beta: of log p"),
+        ("b", pa.float64(), "added to the logit; beta: factor of -log(1 - p)"),
+        ("c", pa.float64(), "beta: added to the logit"),
+        ("knots", pa.list_(pa.float64()), "isotonic maps: logits in"),
+        ("values", pa.list_(pa.float64()), "isotonic maps: logits out"),
+        ("n", pa.int64(), "validation windows"),
+        ("n_positive", pa.int64()),
+        ("shrinkage", pa.float64(), "weight of the other targets, 0 to 1"),
+        ("strictly_increasing", pa.bool_(), "else it may not be applied to effects"),
+        ("zero_effects", pa.float64(), "share of mutation effects that it makes exactly 0"),
+        ("status", pa.string(), "ok, or why the target stays as it is"),
+    ]
+)
+"""``calibrators.parquet``: a row is a map of one target, fitted on validation windows."""
+
+UNCERTAINTY = _schema(
+    [
+        ("model", pa.string()),
+        ("target", pa.string()),
+        ("reference", pa.string(), "retrained networks, or the simulated truth"),
+        ("method", pa.string(), "where the draws come from"),
+        ("members", pa.int32(), "networks"),
+        ("draws", pa.int32(), "draws behind a standard error"),
+        ("draw_error", pa.float64(), "relative error of an SD of so many draws"),
+        ("n_sequences", pa.int32()),
+        ("n_mutations", pa.int64()),
+        ("n_without_se", pa.int64(), "left out: a standard error of 0"),
+        ("rmse", pa.float64(), "root mean squared error, logit"),
+        ("sharpness", pa.float64(), "root mean squared SE, logit"),
+        ("slope", pa.float64(), "of the effects on the reference, through 0"),
+        ("zms", pa.float64(), "mean squared z; 1 when calibrated"),
+        ("zms_low", pa.float64(), "95 %, sequences drawn with replacement"),
+        ("zms_high", pa.float64()),
+        ("ence", pa.float64(), "expected normalised calibration error over bins of the SE"),
+        ("se_scale", pa.float64(), "s, fitted on half of the sequences"),
+        ("se_scale_low", pa.float64(), "95 %, sequences drawn with replacement"),
+        ("se_scale_high", pa.float64()),
+        ("se_ratio", pa.float64(), "RMS error over RMS SE, on half of the sequences"),
+        ("se_ratio_low", pa.float64(), "95 %, sequences drawn with replacement"),
+        ("se_ratio_high", pa.float64()),
+        ("se_factor", pa.float64(), "s of s^2 SE^2 + c^2"),
+        ("se_offset", pa.float64(), "c of s^2 SE^2 + c^2, logit"),
+        ("zms_scaled", pa.float64(), "with SE times s, on the other half of the sequences"),
+        ("zms_scaled_low", pa.float64()),
+        ("zms_scaled_high", pa.float64()),
+        ("se_ratio_scaled", pa.float64(), "with SE times se_ratio, on the other half"),
+        ("se_ratio_scaled_low", pa.float64()),
+        ("se_ratio_scaled_high", pa.float64()),
+        ("ence_scaled", pa.float64(), "with SE times s, on the other half"),
+        ("recommended_scale", pa.float64(), "max(1, s); s is se_ratio if few_errors_decide"),
+        ("prior_df", pa.float64(), "of the moderated variances of an ensemble"),
+        ("levels", pa.list_(pa.float64()), "central probabilities"),
+        ("coverage", pa.list_(pa.float64()), "share of errors within, by level"),
+        ("coverage_scaled", pa.list_(pa.float64()), "with SE times s, on the other half"),
+        ("status", pa.string()),
+    ]
+)
+"""``uncertainty.parquet``: a row is target × reference."""
 
 
 def draws_column(values: NDArray[np.floating[Any]]) -> pa.Array:

@@ -4,17 +4,27 @@
 """
 
 import sys
+from collections.abc import Mapping
 from functools import cache
 from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from scipy.special import expit
 
 from deepmr import calibration
+from deepmr.calibration.predicted import probabilities
+from deepmr.figures import calibration as calibration_figures
 from deepmr.figures import causal, prediction, style
+from deepmr.figures import uncertainty as uncertainty_figures
 from deepmr.report.answers import Settings
-from deepmr.report.render import Picture, read_captions, write
+from deepmr.report.pictures import Picture, read_captions
+from deepmr.report.render import write
+from deepmr.tables import CALIBRATORS, UNCERTAINTY, replicates_schema
+from deepmr.uncertainty.replicates import Replicates, read_replicates
+from deepmr.uncertainty.report import report as judged
 
 PAIRS = {
     "GATA1_open": {"exposure": "GATA1", "outcome": "open"},
@@ -157,14 +167,100 @@ def predictions(n: int = 1500, draws: int = 40) -> tuple[np.ndarray, np.ndarray,
     return labels, z, z[:, None, :] + noise
 
 
+# what the toy network says of the logit: a x + b of the truth; the others say the truth
+DISTORTED = {"open": (1.35, 0.5)}
+MAPS = ("temperature", "platt", "isotonic")
+
+
 def calibrated() -> pd.DataFrame:
+    """Return calibration.parquet: open is overconfident, and Platt calibration mends it."""
     return _calibrated().copy()
 
 
 @cache
 def _calibrated() -> pd.DataFrame:
     labels, logits, draws = predictions()
-    return calibration.report(labels, logits, draws, TARGETS, model="cnn", simulations=50)
+    slope, shift = np.array([DISTORTED.get(t, (1.0, 0.0)) for t in TARGETS]).T
+    after = {
+        "none": (slope, shift),
+        "temperature": (1.0, shift / slope),
+        "platt": (1.0, 0.0),
+        "isotonic": (1.0, 0.02),
+    }
+    chromosomes = {
+        "validation": np.repeat(["chr4"], len(labels)),
+        "test": np.repeat(["chr5", "chr6", "chr7"], len(labels) // 3),
+    }
+    rows = []
+    asked = [*product(["test"], after), ("validation", "none"), ("validation", "platt")]
+    for split, name in asked:
+        a, b = after[name]
+        rows.append(
+            calibration.report(
+                labels,
+                a * logits + b,
+                a * draws + b,
+                TARGETS,
+                chromosomes=chromosomes[split],
+                model="cnn",
+                split=split,
+                calibrator=name,
+                simulations=40,
+            )
+        )
+    return pd.concat(rows, ignore_index=True)
+
+
+def calibrators() -> pd.DataFrame:
+    """Return calibrators.parquet as it belongs to :func:`calibrated`."""
+    labels, _, _ = predictions()
+    rows = []
+    for k, target in enumerate(TARGETS):
+        slope, shift = DISTORTED.get(target, (1.0, 0.0))
+        maps = {"temperature": (1 / slope, 0.0), "platt": (1 / slope, -shift / slope)}
+        for name in MAPS:
+            a, b = maps.get(name, (np.nan, np.nan))
+            rows.append(
+                dict.fromkeys(CALIBRATORS.names, np.nan)
+                | {"model": "cnn", "target": target, "calibrator": name, "a": a, "b": b}
+                | {"n": int(np.isfinite(labels[:, k]).sum())}
+                | {"n_positive": int((labels[:, k] == 1).sum()), "shrinkage": 0.0}
+                | {"strictly_increasing": name in maps, "status": "ok", "knots": None}
+                | {"values": None, "zero_effects": 0.0 if name in maps else 0.55 + 0.02 * k}
+            )
+    return pd.DataFrame(rows)
+
+
+# SE of every mutation; members differ by an SD of SPREAD, so s is SPREAD / SE
+SES = {"GATA1": 0.1, "NRF1": 0.16, "JUND": 0.1, "open": 0.075}
+SPREAD, WRONG = 0.1, 0.12
+
+
+def replicates(ses: Mapping[str, float] = SES, members: int = 6, truth: bool = True) -> Replicates:
+    """Return effects of networks that share an error of SD WRONG and differ by SPREAD."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for j in range(1200):
+        row: dict = {"sequence_id": f"s{j // 60}", "position": j % 60, "ref": "A", "alt": "C"}
+        for target, se in ses.items():
+            effect = 0.2 * rng.standard_t(3)
+            learned = effect + rng.normal(0, WRONG) + rng.normal(0, SPREAD, members)
+            row[target] = {
+                "reference": rng.normal(-1, 1, members).tolist(),
+                "effect": learned.tolist(),
+                "se": [se] * members,
+                "truth": effect if truth else None,
+            }
+        rows.append(row)
+    return read_replicates(pa.Table.from_pylist(rows, schema=replicates_schema(list(ses))))
+
+
+def uncertainty(found: Replicates | None = None, method: str = "mc_dropout") -> pd.DataFrame:
+    """Return uncertainty.parquet: the SEs of open are too small, those of NRF1 too wide."""
+    found = replicates() if found is None else found
+    table = judged(found, model="cnn", method=method, draws=40, seed=1)
+    # through the schema, as the report gets it
+    return pa.Table.from_pandas(table, schema=UNCERTAINTY, preserve_index=False).to_pandas()
 
 
 def instruments(slope: float = 0.93) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -188,7 +284,7 @@ def history() -> pd.DataFrame:
 
 def figures(folder: Path) -> list[Picture]:
     labels, logits, draws = predictions()
-    p = calibration.probabilities(logits, draws)
+    p = probabilities(logits, draws)
     local = mr()
     whole = meta(local=local)
     main = whole[
@@ -228,12 +324,28 @@ def figures(folder: Path) -> list[Picture]:
             )
             made.append(("mr_scatter", f"{x} → {y}", scatter))
             both = [TARGETS.index(x), TARGETS.index(y)]
-            unsure = prediction.uncertainty((x, y), draws[:, :, both], labels[:, both])
+            unsure = uncertainty_figures.predictions((x, y), draws[:, :, both], labels[:, both])
             made.append(("uncertainty", f"{x} and {y}", unsure))
     made.append(("roc", "cnn", prediction.roc(labels, p, TARGETS)))
+    metrics = calibrated()
+    retrained = replicates()
     for k, target in enumerate(TARGETS):
-        made.append(("reliability", target, prediction.reliability(labels[:, k], p[:, k], target)))
-        made.append(("histogram", target, prediction.histogram(labels[:, k], p[:, k], target)))
+        slope, shift = DISTORTED.get(target, (1.0, 0.0))
+        said = {
+            "none": slope * draws[:, :, k] + shift,
+            "temperature": draws[:, :, k] + shift / slope,
+            "platt": draws[:, :, k],
+        }
+        p = {name: expit(logits).mean(axis=1) for name, logits in said.items()}
+        rows = metrics[(metrics["target"] == target) & (metrics["split"] == "test")]
+        here = labels[:, k]
+        errors = uncertainty_figures.standard_errors(retrained, target, uncertainty())
+        made += [
+            ("reliability", target, calibration_figures.reliability(here, p["none"], target)),
+            ("calibrators", target, calibration_figures.calibrators(here, p, rows, target)),
+            ("histogram", target, prediction.histogram(here, p["none"], target)),
+            ("standard_errors", target, errors),
+        ]
     made.append(("learning_curves", "cnn", prediction.learning_curves(history())))
     return [
         Picture(kind, title, style.save(fig, folder / f"{kind}-{i}.svg"))
@@ -258,6 +370,8 @@ def context() -> dict:
         "meta": meta(local=local),
         "mr": local,
         "calibration": calibrated(),
+        "calibrators": calibrators(),
+        "uncertainty": uncertainty(),
         "pairs": PAIRS,
         "captions": CAPTIONS,
         "truth": truth(),

@@ -1,94 +1,17 @@
-"""Figures that show what the network predicts, how well, and how surely."""
+"""Figures that show what the network predicts, and how well."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
-from scipy.special import expit, logit
+from matplotlib.ticker import FuncFormatter
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from deepmr.calibration import reliability as reliability_table
 from deepmr.figures import style
 
-_PROBABILITY_TICKS = np.array([0.0001, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999])
 _AUROC_COLUMN = "auroc"
-
-
-@style.styled
-def uncertainty(
-    targets: Sequence[str],
-    logit_draws: np.ndarray,
-    labels: np.ndarray,
-    *,
-    windows: int = 50,
-    seed: int = 0,
-) -> Figure:
-    """Draw the SE of the predicted probability against its mean, one panel per target.
-
-    Parameters
-    ----------
-    targets : sequence of str
-        K names, usually an exposure and an outcome.
-    logit_draws : ndarray, shape (n, T, K)
-        Logit draws of test windows, T >= 2.
-    labels : ndarray, shape (n, K)
-        0, 1, NaN = not measured.
-    windows : int
-        So many windows are drawn, chosen at random by `seed`; all of them when n is smaller.
-    seed : int
-        Seed of the choice.
-
-    Returns
-    -------
-    Figure
-        The SE is the posterior SD: the SD over draws (ddof 1) of the probability.
-
-    Raises
-    ------
-    ValueError
-        On shapes that disagree or fewer than two draws.
-    """
-    logit_draws, labels = np.asarray(logit_draws, dtype=np.float64), np.asarray(labels)
-    if logit_draws.ndim != 3 or logit_draws.shape[2] != len(targets):
-        raise ValueError(
-            f"logit_draws have the shape {logit_draws.shape}: they must be (windows, draws, "
-            f"targets) with {len(targets)} targets"
-        )
-    n, n_draws, _ = logit_draws.shape
-    if labels.shape != (n, len(targets)):
-        raise ValueError(f"labels have the shape {labels.shape}, not {(n, len(targets))}")
-    if n_draws < 2:
-        raise ValueError("one draw has no SD; uncertainty needs at least 2 draws")
-    chosen = np.sort(np.random.default_rng([seed]).choice(n, min(windows, n), replace=False))
-    p = expit(logit_draws[chosen])
-    mean, se = p.mean(axis=1), p.std(axis=1, ddof=1)
-    fig = Figure(figsize=(style.WIDTH, 0.7 + 2.2 * len(targets)), layout="constrained")
-    axes = fig.subplots(len(targets), 1, sharex=True, squeeze=False)[:, 0]
-    for k, (ax, target) in enumerate(zip(axes, targets, strict=True)):
-        for (name, colour), marker in zip(style.LABEL_COLOURS.items(), "o^s", strict=True):
-            value = labels[chosen, k]
-            rows = np.isnan(value) if name == "not measured" else value == float(name)
-            if name == "not measured" and not rows.any():
-                continue
-            ax.scatter(
-                mean[rows, k],
-                se[rows, k],
-                s=24,
-                color=colour,
-                marker=marker,
-                alpha=0.75,
-                linewidths=0,
-                label=f"label {name}" if name in "01" else name,
-            )
-        ax.set(title=target, ylabel="SE (SD over draws)", xlim=(-0.03, 1.03))
-        ax.set_ylim(0, max(1.1 * float(se[:, k].max(initial=0)), 1e-3))
-    axes[0].legend(loc="upper left", bbox_to_anchor=(0.35, 1.17), ncols=3, handletextpad=0.2)
-    axes[-1].set_xlabel(f"mean predicted probability ({n_draws} draws)")
-    return fig
 
 
 @style.styled
@@ -139,80 +62,6 @@ def roc(labels: np.ndarray, probabilities: np.ndarray, targets: Sequence[str]) -
         aspect="equal",
     )
     fig.legend(loc="outside lower center", ncols=2, title="AUROC", title_fontsize=8)
-    return fig
-
-
-@style.styled
-def reliability(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    target: str,
-    *,
-    bins: int = 15,
-    seed: int = 0,
-) -> Figure:
-    """Draw two reliability diagrams: equal-mass on logit axes, and the talk's equal-width.
-
-    Parameters
-    ----------
-    labels : ndarray, shape (n,)
-        0, 1, NaN = not measured.
-    probabilities : ndarray, shape (n,)
-        Predicted probabilities.
-    target : str
-        Name, for the title.
-    bins, seed
-        As in :func:`deepmr.calibration.reliability`, which makes the grey null band.
-
-    Returns
-    -------
-    Figure
-        Points inside the band are what a perfectly calibrated model would show.
-    """
-    fig = Figure(figsize=(style.WIDTH, 6.4), layout="constrained")
-    upper, lower = fig.subplots(2, 1)
-    mass = reliability_table(labels, probabilities, bins, "equal_mass", seed)
-    width = reliability_table(labels, probabilities, 10, "equal_width", seed)
-    n = mass["n"].to_numpy()
-
-    def on_logit(column: str) -> np.ndarray:
-        # a bin without (or of nothing but) positives has no finite logit: half an event is lent
-        return logit(np.clip(mass[column].to_numpy(), 0.5 / n, 1 - 0.5 / n))
-
-    x = logit(np.clip(mass["predicted"].to_numpy(), 1e-6, 1 - 1e-6))
-    low, high, observed = on_logit("band_low"), on_logit("band_high"), on_logit("observed")
-    _reliability_panel(upper, x, observed, low, high)
-    ends = np.concatenate([x, low, high, observed])
-    limits = (ends.min() - 0.4, ends.max() + 0.4) if ends.size else (-5.0, 5.0)
-    upper.set(xlim=limits, ylim=limits, title=f"{target}: equally many windows per bin")
-    for axis in (upper.xaxis, upper.yaxis):
-        axis.set_major_locator(FixedLocator(list(logit(_PROBABILITY_TICKS))))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{expit(value):.4g}"))
-        axis.set_minor_formatter(NullFormatter())
-    upper.legend(loc="upper left")
-    predicted = width["predicted"].to_numpy()
-    _reliability_panel(
-        lower,
-        predicted,
-        width["observed"].to_numpy(),
-        width["band_low"].to_numpy(),
-        width["band_high"].to_numpy(),
-    )
-    for row in width.itertuples():
-        lower.annotate(
-            f"{row.n:,}",
-            (row.predicted, row.observed),
-            xytext=(4, -9),
-            textcoords="offset points",
-            fontsize=6.5,
-            color=style.MUTED,
-        )
-    lower.set(
-        xlim=(-0.03, 1.08),
-        ylim=(-0.03, 1.03),
-        title="equally wide bins, with their windows",
-        xlabel="predicted probability",
-    )
     return fig
 
 
@@ -343,13 +192,3 @@ def _auroc_columns(history: pd.DataFrame) -> Mapping[str, str]:
         for column in columns
         if column.startswith(f"{_AUROC_COLUMN}.") and history[column].notna().any()
     }
-
-
-def _reliability_panel(
-    ax: Axes, x: np.ndarray, observed: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> None:
-    ax.fill_between(x, low, high, color=style.HAIRLINE, label="95 % band if calibrated")
-    ends = [-50, 50]
-    ax.plot(ends, ends, color=style.MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
-    ax.plot(x, observed, color=style.BLUE, marker="o", markersize=4, linewidth=1, label="observed")
-    ax.set_ylabel("observed frequency")

@@ -11,18 +11,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from matplotlib.figure import Figure
 
-from deepmr.calibration import probabilities
-from deepmr.figures import causal, prediction, style
+from deepmr.calibration.maps import calibrated_draws
+from deepmr.calibration.parameters import read_calibrators
+from deepmr.calibration.predicted import predicted as pooled
+from deepmr.calibration.predicted import probabilities
+from deepmr.effects import Response
+from deepmr.figures import calibration, causal, prediction, style, uncertainty
 from deepmr.held_out import HeldOut
 from deepmr.motifs import Motif
 from deepmr.mr.shard import Pair, Settings, shard_instruments
 from deepmr.shards.membership import shard_of
+from deepmr.uncertainty.replicates import Replicates
+
+_NOT_FITTED = {
+    "too_few_positives": "too few positives ({n_positive:,} of {n:,} validation windows)",
+    "too_few_negatives": "too few negatives ({n_negative:,} of {n:,} validation windows)",
+    "one_class": "all labels of the {n:,} validation windows are alike",
+    "no_labels": "no validation window was measured",
+}
 
 
 def model_figures(
-    test: HeldOut, kinds: Sequence[str], history: pd.DataFrame, *, bins: int, seed: int
+    test: HeldOut,
+    kinds: Sequence[str],
+    history: pd.DataFrame,
+    metrics: pd.DataFrame,
+    calibrators: pa.Table,
+    model: str,
+    *,
+    bins: int,
+    seed: int,
 ) -> dict[str, Figure]:
-    """Draw how well a model predicts.
+    """Draw how well a model predicts, before and after calibration.
 
     Parameters
     ----------
@@ -32,6 +52,12 @@ def model_figures(
         Type of each target; only binary targets have probabilities to draw.
     history : DataFrame
         Learning curves; empty for an imported network.
+    metrics : DataFrame
+        ``calibration.parquet``.
+    calibrators : pyarrow.Table
+        ``calibrators.parquet``.
+    model : str
+        Name of the model in both.
     bins : int
         Bins of the reliability diagrams.
     seed : int
@@ -40,7 +66,8 @@ def model_figures(
     Returns
     -------
     dict of str to Figure
-        ``learning_curves``, ``roc``, and ``reliability/<target>`` and ``histogram/<target>``.
+        ``learning_curves``, ``roc``, and of every target ``reliability/<target>``,
+        ``calibrators/<target>`` and ``histogram/<target>``.
     """
     p = probabilities(test.evaluated, test.draws)
     binary = [k for k, kind in enumerate(kinds) if kind == "binary"]
@@ -54,19 +81,54 @@ def model_figures(
         if binary
         else style.note("No target is binary: no ROC."),
     }
+    judged = metrics[(metrics["model"] == model) & (metrics["split"] == "test")]
     for k, target in enumerate(test.targets):
         labels, predicted = test.labels[:, k], p[:, k]
         if k in binary and np.unique(labels[np.isfinite(labels)]).size == 2:
-            drawn[f"reliability/{target}"] = prediction.reliability(
+            drawn[f"reliability/{target}"] = calibration.reliability(
                 labels, predicted, target, bins=bins, seed=seed
+            )
+            drawn[f"calibrators/{target}"] = calibration.calibrators(
+                labels,
+                {"none": predicted} | _calibrated(test.draws[:, :, k], calibrators, model, target),
+                judged[judged["target"] == target],
+                target,
+                bins=bins,
+                seed=seed,
             )
             drawn[f"histogram/{target}"] = prediction.histogram(labels, predicted, target)
         else:
-            for kind in ("reliability", "histogram"):
+            for kind in ("reliability", "calibrators", "histogram"):
                 drawn[f"{kind}/{target}"] = style.note(
                     f"{target}: {kinds[k]} labels of one class, or not binary; nothing to draw."
                 )
     return drawn
+
+
+def uncertainty_figures(replicates: Replicates, judged: pd.DataFrame) -> dict[str, Figure]:
+    """Draw whether the standard errors of a model's mutation effects are right.
+
+    Parameters
+    ----------
+    replicates : Replicates
+        Effects of each member of the model.
+    judged : DataFrame
+        Rows of ``uncertainty.parquet`` of the model.
+
+    Returns
+    -------
+    dict of str to Figure
+        ``standard_errors/<target>`` of every target.
+
+    Raises
+    ------
+    ValueError
+        If a target has no row.
+    """
+    return {
+        f"standard_errors/{target}": uncertainty.standard_errors(replicates, target, judged)
+        for target in replicates.targets
+    }
 
 
 def effects_figure(
@@ -100,7 +162,7 @@ def pair_figures(
     truth: pd.DataFrame | None,
     motifs: Mapping[str, Motif | None],
     settings: Settings,
-    kinds: Mapping[str, str],
+    responses: Mapping[str, Response],
     method: str,
 ) -> dict[str, Figure]:
     """Draw what Mendelian randomization says of a pair.
@@ -121,7 +183,7 @@ def pair_figures(
         Rows of ``meta.parquet`` of the same, one a direction.
     truth : DataFrame, optional
         ``truth.parquet``.
-    motifs, settings, kinds
+    motifs, settings, responses
         As in :func:`deepmr.mr.shard.estimate_shard`.
     method : str
         The estimator that the report speaks of.
@@ -132,9 +194,11 @@ def pair_figures(
         ``uncertainty``, and ``mr_scatter_<direction>`` and ``forest_<direction>``.
     """
     drawn = {
-        "uncertainty": prediction.uncertainty(
+        "uncertainty": uncertainty.predictions(
             test.targets, test.draws, test.labels, seed=settings.options.seed
         )
+        if test.draws.shape[1] > 1
+        else style.note("This model makes one draw, which has no SD.")
     }
     for _, overall in headline.iterrows():
         direction, exposure, outcome = overall[["direction", "exposure", "outcome"]]
@@ -169,7 +233,7 @@ def pair_figures(
                 [pair],
                 motifs,
                 settings,
-                kinds,
+                responses,
                 only=chosen,
             )
             if one.question.direction == direction
@@ -194,3 +258,22 @@ def _truth(truth: pd.DataFrame | None, exposure: str, outcome: str) -> dict[str,
         return {}
     row = truth[(truth["exposure"] == exposure) & (truth["outcome"] == outcome)].iloc[0]
     return {"marginal slope": row["marginal_slope"], "structural θ": row["theta"]}
+
+
+def _calibrated(
+    draws: np.ndarray, calibrators: pa.Table, model: str, target: str
+) -> dict[str, np.ndarray | str]:
+    """Return by calibrator the probabilities that it makes of `draws`, or why it makes none."""
+    of_target = calibrators.filter(
+        pc.and_(pc.equal(calibrators["model"], model), pc.equal(calibrators["target"], target))
+    )
+    found: dict[str, np.ndarray | str] = {}
+    for row in of_target.to_pylist():
+        name, status = row["calibrator"], row["status"]
+        if status == "ok":
+            calibrator = read_calibrators(of_target, model, name)[target]
+            found[name] = pooled(calibrated_draws(calibrator, draws)).p
+        else:
+            why = _NOT_FITTED[status].format(**row, n_negative=row["n"] - row["n_positive"])
+            found[name] = f"Not fitted: {why}. Predictions stay as they are."
+    return found

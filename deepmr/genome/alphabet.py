@@ -14,6 +14,9 @@ AMBIGUOUS = 4
 _INVALID = 255
 _LETTERS = np.frombuffer(b"ACGTN", dtype=np.uint8)
 _COMPLEMENT = np.array([3, 2, 1, 0, AMBIGUOUS], dtype=np.uint8)
+_ALTERNATIVES = np.array(
+    [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2], [AMBIGUOUS] * 3], dtype=np.uint8
+)
 _ONE_HOT = np.vstack([np.eye(4, dtype=np.float32), np.zeros((1, 4), dtype=np.float32)])
 
 
@@ -88,3 +91,8 @@ def one_hot(codes: Codes) -> NDArray[np.float32]:
 def reverse_complement(codes: Codes) -> Codes:
     """Return the reverse complement of codes of shape (..., length)."""
     return np.ascontiguousarray(_COMPLEMENT[codes][..., ::-1])
+
+
+def alternatives(codes: Codes) -> Codes:
+    """Return the other three bases, (…, 3), in the order ACGT; all ambiguous for ambiguous."""
+    return _ALTERNATIVES[codes]

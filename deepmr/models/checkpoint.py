@@ -6,7 +6,7 @@ import hashlib
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from deepmr import tables
+from deepmr import provenance, tables
 from deepmr.models import architectures
+from deepmr.models.laplace import LastLayerPosterior, Posterior
 from deepmr.outputs import replacing
 
 _FORMAT = "deepmr model 1"
+_LAPLACE_FORMAT = "deepmr laplace posterior 1"
 IMPORTED = "imported"
 """What stands for the architecture of a user's own network."""
 
@@ -53,6 +55,8 @@ class TrainedModel:
         ``file.py:function`` of an imported network.
     code_hash : str or None
         Hash of that file when it was imported.
+    laplace : LastLayerPosterior or None
+        How sure the networks are of the weights of their last layer; kept in a file of its own.
     """
 
     name: str
@@ -64,6 +68,7 @@ class TrainedModel:
     members: list[nn.Module]
     code: str | None = None
     code_hash: str | None = field(default=None, repr=False)
+    laplace: LastLayerPosterior | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check the targets and freeze the networks."""
@@ -90,6 +95,11 @@ class TrainedModel:
                 f"it has {', '.join(self.targets)}"
             )
         return [self.targets.index(target) for target in targets]
+
+    def alone(self, member: int) -> TrainedModel:
+        """Return the model whose only network is one of the members, with its posterior."""
+        laplace = None if self.laplace is None else self.laplace.alone(member)
+        return replace(self, members=[self.members[member]], laplace=laplace)
 
     def save(self, path: str | Path) -> None:
         """Write the model to one file, which appears only when it is complete.
@@ -121,7 +131,9 @@ class TrainedModel:
         )
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
+def load(
+    path: str | Path, device: str | torch.device = "cpu", laplace: str | Path | None = None
+) -> TrainedModel:
     """Read a model that :meth:`TrainedModel.save` wrote.
 
     Parameters
@@ -130,6 +142,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
         The file.
     device : str or torch.device
         Where the networks shall live.
+    laplace : path, optional
+        The file of its posterior, which :func:`save_laplace` wrote.
 
     Returns
     -------
@@ -139,7 +153,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
     Raises
     ------
     CheckpointError
-        If the file is damaged or no model, or if the code of an imported network has changed.
+        If a file is damaged or no model, if the code of an imported network has changed, or if
+        the posterior is another model's.
     """
     stored = load_tensors(path)
     if stored.get("format") != _FORMAT:
@@ -176,7 +191,63 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> TrainedModel:
         members=members,
         code=code,
         code_hash=stored["code_hash"],
+        laplace=None if laplace is None else _load_laplace(laplace, path),
     )
+
+
+def save_laplace(posterior: LastLayerPosterior, model_path: str | Path, path: str | Path) -> None:
+    """Write the posterior of a model's last layers to a file, which appears when it is complete.
+
+    Parameters
+    ----------
+    posterior : LastLayerPosterior
+        The posterior.
+    model_path : path
+        The file of the model that it is of; the posterior is loaded beside that content only.
+    path : path
+        The file; its folder is made.
+    """
+    members = {
+        member: [
+            {
+                "mean": torch.from_numpy(one.mean),
+                "root": torch.from_numpy(one.root),
+                "prior_precision": one.prior_precision,
+            }
+            for one in each
+        ]
+        for member, each in posterior.members.items()
+    }
+    save_tensors(
+        {
+            "format": _LAPLACE_FORMAT,
+            "model": provenance.content_hash(model_path),
+            "targets": list(posterior.targets),
+            "members": members,
+        },
+        path,
+    )
+
+
+def _load_laplace(path: str | Path, model_path: str | Path) -> LastLayerPosterior:
+    stored = load_tensors(path)
+    if stored.get("format") != _LAPLACE_FORMAT:
+        raise CheckpointError(
+            f"{path} is no Laplace posterior of this version (found format "
+            f"{stored.get('format')!r}, expected {_LAPLACE_FORMAT!r}); fit it again"
+        )
+    if stored["model"] != provenance.content_hash(model_path):
+        raise CheckpointError(
+            f"{path} is the Laplace posterior of another model than {model_path}; fit it again"
+        )
+    members = {
+        member: [
+            Posterior(one["mean"].numpy(), one["root"].numpy(), one["prior_precision"])
+            for one in each
+        ]
+        for member, each in stored["members"].items()
+    }
+    return LastLayerPosterior(tuple(stored["targets"]), members)
 
 
 def code_hash(code: str) -> str | None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deepmr import tables
-from deepmr.effects import Effects, on_scale, summarise_draws
+from deepmr.effects import PLAIN, Effects, Response, on_scale
 from deepmr.genome.alphabet import encode
 from deepmr.instruments import Mask, resolve, select
 from deepmr.motifs import Motif, hit_positions
@@ -131,7 +131,7 @@ def estimate_shard(
     pairs: Sequence[Pair],
     motifs: Mapping[str, Motif | None],
     settings: Settings,
-    kinds: Mapping[str, str] | None = None,
+    responses: Mapping[str, Response] | None = None,
 ) -> pa.Table:
     """Estimate every sequence of a shard: all pairs, both directions, all methods.
 
@@ -153,8 +153,9 @@ def estimate_shard(
         By target; a target that is missing has no motif.
     settings : Settings
         Instruments and methods.
-    kinds : mapping of str to str, optional
-        Type of each target (``binary``, ``count``, ``continuous``); ``binary`` when left out.
+    responses : mapping of str to Response, optional
+        By target, what its logits stand for; a binary target as its network predicts it when left
+        out.
 
     Returns
     -------
@@ -170,7 +171,7 @@ def estimate_shard(
     chosen = estimators(settings.methods)
     questions = _questions(pairs, motifs, settings)
     parts: list[pa.Table] = []
-    found = shard_instruments(sequences, effects, references, pairs, motifs, settings, kinds)
+    found = shard_instruments(sequences, effects, references, pairs, motifs, settings, responses)
     while some := list(itertools.islice(found, _BLOCK * len(questions))):
         for place, question in enumerate(questions):
             own = [one for one in some if one.question == question]
@@ -194,14 +195,14 @@ def shard_instruments(
     pairs: Sequence[Pair],
     motifs: Mapping[str, Motif | None],
     settings: Settings,
-    kinds: Mapping[str, str] | None = None,
+    responses: Mapping[str, Response] | None = None,
     only: str | None = None,
 ) -> Iterator[SequenceInstruments]:
     """Yield the instruments of every sequence of a shard, for each pair and direction.
 
     Parameters
     ----------
-    sequences, effects, references, pairs, motifs, settings, kinds
+    sequences, effects, references, pairs, motifs, settings, responses
         As in :func:`estimate_shard`.
     only : str, optional
         Leave out every sequence but this one.
@@ -221,7 +222,7 @@ def shard_instruments(
     reference = read_references(_paths(references), targets, only)
     strata, letters = _sequences(sequences, reference.ids, pairs)
     hits = _hits(letters, questions, motifs, settings)
-    kinds = {target: (kinds or {}).get(target, "binary") for target in targets}
+    response_of = {target: (responses or {}).get(target, PLAIN) for target in targets}
     row_of = {sequence_id: i for i, sequence_id in enumerate(reference.ids)}
     done = np.zeros(len(reference.ids), dtype=np.bool_)
     for mutations in read_mutations(_paths(effects), targets):
@@ -246,7 +247,7 @@ def shard_instruments(
                         reference.draws[target][row],
                         mutations.draws[target],
                         settings.effect_scale,
-                        kind=kinds[target],
+                        response_of[target],
                         reference_eval=float(reference.evaluated[target][row]),
                         delta_eval=mutations.evaluated[target],
                     )
@@ -336,6 +337,8 @@ def _instruments(
 ) -> Instruments:
     """Select the instruments of one sequence and gather their usable effects."""
     exposure, outcome = scaled[question.exposure], scaled[question.outcome]
+    if len(exposure.draws) < 2:
+        return Instruments.none("too_few_draws")
     selection = select(
         question.rule,
         exposure,
@@ -348,15 +351,16 @@ def _instruments(
     mask = selection.mask
     if selection.status != "ok":
         return Instruments.none(selection.status, int(mask.sum()))
-    draws_x = np.ascontiguousarray(exposure.draws[selection.draws][:, mask])
-    draws_y = np.ascontiguousarray(outcome.draws[selection.draws][:, mask])
-    if len(draws_x) < 2:
+    x, y = exposure.using(selection.draws), outcome.using(selection.draws)
+    if len(x.draws) < 2:
         return Instruments.none("too_few_draws", int(mask.sum()))
     return Instruments(
-        *summarise_draws(draws_x),
-        *summarise_draws(draws_y),
-        draws_x,
-        draws_y,
+        x.point[mask],
+        x.se[mask],
+        y.point[mask],
+        y.se[mask],
+        np.ascontiguousarray(x.draws[:, mask]),
+        np.ascontiguousarray(y.draws[:, mask]),
         positions=mutations.positions[mask].astype(np.int64),
         alleles=mutations.alleles[mask],
     ).usable()

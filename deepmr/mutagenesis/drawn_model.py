@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from deepmr.draws import DrawSet
-from deepmr.mutagenesis.masking import MaskedNetwork, Masks
+from deepmr.models.laplace import LastLayerPosterior
+from deepmr.mutagenesis.drawn_weights import with_draws
+from deepmr.mutagenesis.masking import NO_MASKS, MaskedNetwork, Masks
 
 ROWS_PER_BATCH = {"cpu": 512, "cuda": 4096}
 """Rows (draws × sequences) of a forward pass; bounds its memory."""
@@ -32,27 +34,50 @@ class Model(Protocol):
     def length(self) -> int:
         """Length of the input."""
 
+    @property
+    def laplace(self) -> LastLayerPosterior | None:
+        """Posterior of the last layer; asked for by the draws ``laplace`` alone."""
+
 
 @dataclass(frozen=True)
 class DrawnMember:
-    """A network, its masks in chunks (the eval network is the first), and whose draws they are.
+    """A network that gives functions of a model: under masks, or as outputs side by side.
 
     Attributes
     ----------
     network : MaskedNetwork
-        The network.
+        The network. With samples of the last layer it has the kept outputs of each function, one
+        function after the other.
     chunks : list of Masks
-        The first function is the network without dropout.
+        Masks of the functions, the network without dropout first.
+    columns : list of int
+        Outputs of the network to keep, in this order: K, or K of each function side by side.
+    n_side_by_side : int
+        Functions side by side; 1 unless the last layer is sampled, and then there are no masks.
     draws : list of int
-        Which draws of the model the others are; without masks, the first is a draw itself.
-    masked : bool
-        Whether there are masks.
+        Which draws of the model its functions are.
+    eval_first : bool
+        Whether the eval network comes before the draws; otherwise it is the one draw itself.
     """
 
     network: MaskedNetwork
     chunks: list[Masks]
+    columns: list[int]
+    n_side_by_side: int
     draws: list[int]
-    masked: bool
+    eval_first: bool
+
+    @property
+    def n_masked(self) -> int:
+        """How often a sequence runs through the network: once for each set of masks, or once."""
+        return sum(masks.number for masks in self.chunks)
+
+    def evaluate(self, inputs: Tensor) -> Tensor:
+        """Return the kept outputs of all functions, shape (functions, rows, K)."""
+        values = torch.cat(
+            [self.network(inputs, masks)[..., self.columns] for masks in self.chunks]
+        )
+        return values.unflatten(-1, (self.n_side_by_side, -1)).transpose(1, 2).flatten(0, 1)
 
 
 class DrawnModel:
@@ -80,8 +105,6 @@ class DrawnModel:
         Number of draws T.
     members : list of DrawnMember
         Networks and the masks of their draws.
-    heads : tensor of int, shape (K,)
-        Outputs that are kept.
     dtype : torch.dtype
         Of the networks' numbers.
     sequences_per_pass : int
@@ -90,8 +113,11 @@ class DrawnModel:
     Raises
     ------
     ValueError
-        If a target is unknown, the draws are for another number of members, or a network breaks
-        a rule of :class:`deepmr.mutagenesis.masking.MaskedNetwork`.
+        If a target is unknown, the draws are for another number of members or need a posterior
+        that the model lacks, or a network breaks a rule of
+        :class:`deepmr.mutagenesis.masking.MaskedNetwork`.
+    deepmr.models.last_layer.LastLayerError
+        If the last layer shall be sampled of a network that does not end in a linear one.
     """
 
     def __init__(
@@ -122,23 +148,14 @@ class DrawnModel:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.n_draws = len(draws)
         self.average_strands = average_strands
-        self.heads = torch.tensor(
-            [list(model.targets).index(target) for target in targets], device=self.device
-        )
         rows = ROWS_PER_BATCH[self.device.type] if rows_per_batch is None else rows_per_batch
         if rows < 1:
             raise ValueError(f"rows_per_batch: found {rows}; write 1 or more")
         with self.exactly():
             self.members = [
                 self._prepare(model, member, draws, rows)
-                for member in sorted({draw.member for draw in draws.members_and_masks()})
+                for member in sorted({draw.member for draw in draws})
             ]
-        for member in self.members:
-            if member.network.n_outputs != len(model.targets):
-                raise ValueError(
-                    f"the network has {member.network.n_outputs} outputs for the "
-                    f"{len(model.targets)} targets {list(model.targets)}"
-                )
         self.dtype = self.members[0].network.dtype
         widest = max(masks.number for member in self.members for masks in member.chunks)
         self.sequences_per_pass = max(1, rows // widest)
@@ -171,24 +188,40 @@ class DrawnModel:
         return evaluated, drawn
 
     def _evaluate(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        drawn = inputs.new_empty((self.n_draws, len(inputs), len(self.heads)))
+        drawn = inputs.new_empty((self.n_draws, len(inputs), len(self.targets)))
         evaluated = []
         for member in self.members:
-            values = torch.cat(
-                [member.network(inputs, masks)[..., self.heads] for masks in member.chunks]
-            )
+            values = member.evaluate(inputs)
             evaluated.append(values[0])
-            drawn[member.draws] = values[1:] if member.masked else values
+            drawn[member.draws] = values[1:] if member.eval_first else values
         return torch.stack(evaluated).mean(0), drawn
 
     def _prepare(self, model: Model, member: int, draws: DrawSet, rows: int) -> DrawnMember:
         network = MaskedNetwork(model.members[member], model.length, self.device)
-        own = [
-            (row, draw.mask)
-            for row, draw in enumerate(draws.members_and_masks())
-            if draw.member == member
-        ]
-        masks = [mask for _, mask in own if mask is not None]
+        if network.n_outputs != len(model.targets):
+            raise ValueError(
+                f"the network has {network.n_outputs} outputs for the "
+                f"{len(model.targets)} targets {list(model.targets)}"
+            )
+        own = [(row, draw) for row, draw in enumerate(draws) if draw.member == member]
+        places = [row for row, _ in own]
+        samples = [draw.weights for _, draw in own if draw.weights is not None]
+        if samples:
+            if model.laplace is None:
+                raise ValueError(
+                    "draws of uncertainty.method laplace need the posterior of the model; "
+                    "load the model with it"
+                )
+            posteriors = model.laplace.of(member, self.targets)
+            seeds = (draws.seed, member, samples)
+            wide = with_draws(network.network, model.length, self.targets, posteriors, *seeds)
+            network = MaskedNetwork(wide, model.length, self.device)
+            columns = list(range(network.n_outputs))
+            return DrawnMember(
+                network, [NO_MASKS], columns, 1 + len(samples), places, eval_first=True
+            )
+        columns = [list(model.targets).index(target) for target in self.targets]
+        masks = [draw.mask for _, draw in own if draw.mask is not None]
         if masks:
             network.choose_expansion(draws.seed)
         # The network without dropout runs beside the draws, as one whose masks keep everything.
@@ -197,7 +230,7 @@ class DrawnModel:
             network.masks(draws.seed, functions[start : start + rows])
             for start in range(0, len(functions), rows)
         ]
-        return DrawnMember(network, chunks, [row for row, _ in own], bool(masks))
+        return DrawnMember(network, chunks, columns, 1, places, eval_first=bool(masks))
 
     def exactly(self) -> contextlib.AbstractContextManager[None]:
         """Forbid TF32 and cuDNN's random choice of algorithms: effects are small differences."""

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from deepmr import tables
 from deepmr.draws import DrawSet
-from deepmr.genome.alphabet import AMBIGUOUS, Codes, encode
+from deepmr.genome.alphabet import AMBIGUOUS, Codes, alternatives, encode
 from deepmr.mutagenesis.drawn_model import DrawnModel, Model
 from deepmr.mutagenesis.parts import Parts
 from deepmr.mutagenesis.saturation import MEMORY_GB, choose_engine, saturate_each
-from deepmr.mutagenesis.substitutions import Effects, alternatives
+from deepmr.mutagenesis.substitutions import Effects
 from deepmr.progress import track
 
 _BASES = np.array(list("ACGTN"))

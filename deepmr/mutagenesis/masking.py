@@ -247,14 +247,15 @@ class MaskedNetwork:
         if self._alpha:
             raise DropoutError(
                 f"{name} uses AlphaDropout, which does not multiply by a mask; use nn.Dropout "
-                "there, or draws.method ensemble"
+                "there, or uncertainty.method ensemble"
             )
         hidden = hidden_dropout(self.network)
         if not self.sites:
             also = f" (dropout inside {', '.join(hidden)} is out of reach)" if hidden else ""
             raise DropoutError(
                 f"{name} has no dropout site with p > 0{also}, so masks cannot make draws of it; "
-                "add dropout to the network, or use draws.method ensemble with 2 or more members"
+                "add dropout to the network, or use "
+                "uncertainty.method ensemble with 2 or more members"
             )
 
 

@@ -8,13 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmr.genome.alphabet import AMBIGUOUS, Codes, one_hot
+from deepmr.genome.alphabet import AMBIGUOUS, Codes, alternatives, one_hot
 
 Float = NDArray[np.float32]
-
-_ALTERNATIVES = np.array(
-    [[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2], [AMBIGUOUS] * 3], dtype=np.uint8
-)
 
 
 @dataclass(frozen=True)
@@ -43,11 +39,6 @@ class Effects:
     reference_eval: Float
     delta: Float
     delta_eval: Float
-
-
-def alternatives(codes: Codes) -> Codes:
-    """Return the other three bases, (…, 3), in the order ACGT; all ambiguous for ambiguous."""
-    return _ALTERNATIVES[codes]
 
 
 def as_codes(sequences: NDArray[Any]) -> Codes:

@@ -25,6 +25,13 @@ class Settings:
         "logit" or "probability"; a simulated truth is compared on the logit scale only.
     draw_method, n_draws
         As configured; for the text on uncertainty.
+    calibrator : str
+        The map that every draw went through before effects were taken; "none" for none.
+    apply_scale : bool
+        Whether the standard errors of effects were widened by the scale found against retrained
+        networks.
+    minimum_positives : int
+        A target with fewer validation windows of either label was not calibrated.
     minimum_auroc : float
         A head below it on test windows is called poorly learned.
     minimum_sequences : int
@@ -37,6 +44,9 @@ class Settings:
     effect_scale: str = "logit"
     draw_method: str = "mc_dropout"
     n_draws: int = 0
+    calibrator: str = "none"
+    apply_scale: bool = False
+    minimum_positives: int = 10
     minimum_auroc: float = 0.75
     minimum_sequences: int = 10
 
@@ -140,8 +150,6 @@ class Head:
     target: str
     auroc: float
     status: str
-    ece: float
-    ece_null_high: float
     poor: bool
 
 
@@ -233,9 +241,7 @@ def heads(
         auroc, status = float(row["auroc"]), str(row["status"])
         binary = status not in ("count_target", "continuous_target")
         poor = binary and not auroc >= settings.minimum_auroc
-        result[key] = Head(
-            *key, auroc, status, float(row["ece"]), float(row["ece_null_high"]), poor
-        )
+        result[key] = Head(*key, auroc, status, poor)
     return result
 
 

@@ -1,4 +1,4 @@
-"""What speaks for and against believing the answers of a report."""
+"""What the causal answers themselves, and what was learned, say for and against believing them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 
 from deepmr.report.answers import Answer, Head, Settings
-from deepmr.report.wording import joined, number, percent, status
+from deepmr.report.wording import joined, number, status
 
 Level = Literal["good", "warn", "note"]
 
@@ -32,8 +32,6 @@ def checks(
         _sequence_check(everything, settings),
         *_multiplicity_checks(everything),
         *_truth_checks(everything, settings),
-        *_calibration_checks(head_of),
-        *_draw_checks(settings),
     ]
 
 
@@ -174,35 +172,6 @@ def _truth_checks(everything: Sequence[Answer], settings: Settings) -> list[Chec
     if missed:
         return [Check("warn", "The truth is missed", f"{held}; not {joined(missed)}.")]
     return [Check("good", "The truth is held", f"{held} (marginal slope).")]
-
-
-def _calibration_checks(head_of: Mapping[tuple[str, str], Head]) -> list[Check]:
-    off = [h.target for h in head_of.values() if h.ece > h.ece_null_high]
-    if not off:
-        return []
-    return [
-        Check(
-            "note",
-            "Probabilities are off",
-            f"{joined(off)}: the calibration error lies above what chance gives. On the logit "
-            "scale a linear miscalibration rescales the effect (by the ratio of the two slopes) "
-            "but leaves its sign and p-value alone.",
-        )
-    ]
-
-
-def _draw_checks(settings: Settings) -> list[Check]:
-    if settings.n_draws < 2 or settings.n_draws >= 20:
-        return []
-    error = 1 / np.sqrt(2 * (settings.n_draws - 1))
-    return [
-        Check(
-            "warn",
-            "Few draws",
-            f"{settings.n_draws} draws know their own SD to about {percent(error)} only; use 40 or "
-            "more for an interval to rely on.",
-        )
-    ]
 
 
 def _label(answer: Answer, everything: Sequence[Answer]) -> str:

@@ -9,19 +9,25 @@ from typing import Any
 from deepmr import tables
 from deepmr.config import Config, kept_targets
 from deepmr.report.answers import DIRECTIONS, Settings
-from deepmr.report.render import Picture
+from deepmr.report.pictures import Picture
 
 _Section = dict[str, dict[str, object]]
 
 
 def settings(config: Config) -> Settings:
     """Return what the report's headline rests on, from the configuration."""
+    uncertainty = config["uncertainty"]
+    # an ensemble has as many draws as members, whatever the key says
+    members = min(model["members"] for model in config["models"].values())
     return Settings(
         method=config["mr"]["primary"],
         combination=config["meta"]["primary"],
         effect_scale=config["mr"]["effect_scale"],
-        draw_method=config["draws"]["method"],
-        n_draws=config["draws"]["number"],
+        draw_method=uncertainty["method"],
+        n_draws=members if uncertainty["method"] == "ensemble" else uncertainty["draws"],
+        calibrator=config["calibration"]["apply"],
+        apply_scale=uncertainty["apply_scale"],
+        minimum_positives=config["calibration"]["minimum_positives"],
         minimum_auroc=config["report"]["auroc_warning"],
     )
 
@@ -52,7 +58,7 @@ def pictures(folder: str | Path, config: Config) -> list[Picture]:
             listed.append(Picture("uncertainty", title, here / pair / "uncertainty.svg"))
         for kind in ("roc", "learning_curves"):
             listed.append(Picture(kind, model, here / f"{kind}.svg"))
-        for kind in ("reliability", "histogram"):
+        for kind in ("reliability", "calibrators", "histogram", "standard_errors"):
             listed += [
                 Picture(kind, f"{target}{mark}", here / kind / f"{target}.svg")
                 for target in kept_targets(config)

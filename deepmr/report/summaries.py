@@ -1,22 +1,14 @@
-"""The report's tables: cells of text made from the tables of a run."""
+"""The report's tables of causal effects: cells of text made from the tables of a run."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from deepmr.report import wording
 from deepmr.report.answers import DIAGONAL, DRAW_WISE, Answer, Effect, Settings
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of text; the first `n_text` columns are words, the others numbers."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    n_text: int = 1
+from deepmr.report.table import Table
+from deepmr.report.table import as_float as _float
 
 
 def pairs_table(found: Sequence[Answer], settings: Settings) -> Table:
@@ -177,45 +169,6 @@ def instruments_table(mr: pd.DataFrame, found: Sequence[Answer], settings: Setti
     )
 
 
-def calibration_table(calibration: pd.DataFrame) -> Table:
-    """Return the calibration metrics of every target, with the null band of the ECE."""
-    several = calibration["model"].nunique() > 1
-    rows = []
-    for row in calibration.to_dict("records"):
-        low, high = _float(row["ece_null_low"]), _float(row["ece_null_high"])
-        rows.append(
-            (
-                f"{row['target']} ({row['model']})" if several else str(row["target"]),
-                str(row["split"]),
-                wording.status(str(row["status"])),
-                f"{row['n']:,}",
-                f"{row['n_positive']:,}",
-                *(wording.number(_float(row[key]), 3) for key in ("auroc", "auprc", "nll")),
-                *(wording.number(_float(row[key]), 3) for key in ("brier", "ece")),
-                wording.interval(low, high, 3) if np.isfinite(low) else "–",
-                wording.number(_float(row["o_over_e"]), 2),
-            )
-        )
-    return Table(
-        (
-            "target",
-            "split",
-            "status",
-            "windows",
-            "label 1",
-            "AUROC",
-            "AUPRC",
-            "NLL",
-            "Brier",
-            "ECE",
-            "ECE if calibrated",
-            "O/E",
-        ),
-        tuple(rows),
-        3,
-    )
-
-
 def has_diagonal(meta: pd.DataFrame) -> bool:
     """Return whether the meta-analysis also holds the inference without covariances."""
     return bool((meta["inference"] == DIAGONAL).any())
@@ -241,7 +194,3 @@ def _estimate_cell(row: Mapping[str, object] | Mapping[Hashable, object]) -> str
 def _share_below(p_values: pd.Series, threshold: float = 0.05) -> str:
     known = p_values.dropna()
     return wording.percent(float((known < threshold).mean())) if len(known) else "–"
-
-
-def _float(value: object) -> float:
-    return float(value) if isinstance(value, (int, float, np.number)) else np.nan

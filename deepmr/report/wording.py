@@ -18,6 +18,22 @@ _STATUS_WORDS = {
     "no_motif": "without a motif of the exposure",
     "not_estimable": "in which the method has no solution",
     "no_sequences": "no sequence had an estimate",
+    "no_labels": "no window was measured",
+    "one_class": "every label is the same",
+    "count_target": "counts, not 0 or 1",
+    "continuous_target": "values, not 0 or 1",
+    "too_few_positives": "too few windows with label 1",
+    "too_few_negatives": "too few windows with label 0",
+    "too_few_members": "too few networks",
+    "too_few_degrees_of_freedom": "too few networks",
+    "no_standard_error": "every standard error is 0",
+    "too_few_sequences": "too few sequences",
+    "too_few_draws": "with fewer than two draws",
+}
+_CALIBRATOR_WORDS = {
+    "none": "as predicted",
+    "platt": "Platt",
+    "centred_isotonic": "centred isotonic",
 }
 
 
@@ -58,6 +74,11 @@ def estimate(value: float, low: float, high: float, places: int | None = None) -
     return f"{number(value, places)}{NBSP}{interval(low, high, places)}"
 
 
+def unbroken(text: str) -> str:
+    """Return a text that stays on one line."""
+    return text.replace(" ", NBSP)
+
+
 def percent(share: float) -> str:
     """Return 0.07 as "7 %"."""
     return f"{100 * share:.0f}{NBSP}%"
@@ -82,6 +103,11 @@ def p_value(value: object, name: str = "p") -> str:
 def status(name: str) -> str:
     """Return a status of a table in words."""
     return _STATUS_WORDS.get(name, name.replace("_", " "))
+
+
+def calibrator(name: str) -> str:
+    """Return the name of a calibrator in words."""
+    return _CALIBRATOR_WORDS.get(name, name)
 
 
 def joined(names: Sequence[str]) -> str:

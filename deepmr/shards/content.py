@@ -36,6 +36,9 @@ of DeepSEA's first layer."""
 _UNKNOWN_MB = 200
 """Weights of a network whose size is not known, in MB: those of DeepSEA."""
 
+_UNKNOWN_FEATURES = 925
+"""What the last layer of a network gets that is not known: the hidden units of DeepSEA."""
+
 _SITE_POSITIONS = 60
 """Positions inside motif hits that a sequence is taken to have: three sites of 20 bp."""
 
@@ -71,7 +74,8 @@ class Content:
     models : int
         Networks by name, each with shards of its own.
     member_mb : float
-        Weights of all members of the largest network, in MB.
+        Weights of all members of the largest network, in MB, with the posterior of its last layer
+        where draws are samples of it.
     activations : int
         Numbers in the widest layer of the widest network, for one row of a forward pass.
     rows : int
@@ -133,7 +137,9 @@ class Content:
             methods=tuple(config["mr"]["methods"]),
             instruments=_instruments(config),
             models=len(models),
-            member_mb=max(_weights_mb(config, model) for model in models),
+            member_mb=max(
+                _weights_mb(config, model) + _posterior_mb(config, model) for model in models
+            ),
             activations=max(activations(model, length) for model in models),
             rows=config["prediction"]["rows_per_batch"] or _ROWS_PER_BATCH,
             engine=config["mutagenesis"]["engine"],
@@ -159,8 +165,8 @@ def largest(total: int, shards: int) -> int:
 
 def draws_of(config: Config, model: Mapping[str, Any]) -> int:
     """Return the draws of a model of the section ``models``."""
-    ensemble = config["draws"]["method"] == "ensemble"
-    return int(model["members"] if ensemble else config["draws"]["number"])
+    ensemble = config["uncertainty"]["method"] == "ensemble"
+    return int(model["members"] if ensemble else config["uncertainty"]["draws"])
 
 
 def activations(model: Mapping[str, Any], length: int) -> int:
@@ -221,6 +227,18 @@ def _weights_mb(config: Config, model: Mapping[str, Any]) -> float:
     outputs = len(config["targets"])
     numbers += flat * hidden + hidden * hidden + hidden * outputs if hidden else flat * outputs
     return 4e-6 * float(numbers) * float(model["members"])
+
+
+def _posterior_mb(config: Config, model: Mapping[str, Any]) -> float:
+    """Return the size of the roots of the posteriors: a square of float64 for each target."""
+    if config["uncertainty"]["method"] != "laplace":
+        return 0.0
+    layers = _convolutions(model, config["windows"]["length"])
+    features = _UNKNOWN_FEATURES
+    if layers:
+        flat = layers[-1][0] * layers[-1][2]
+        features = model["options"].get("hidden", _HIDDEN.get(model["architecture"], flat))
+    return 8e-6 * (features + 1) ** 2 * len(kept_targets(config)) * model["members"]
 
 
 def _instruments(config: Config) -> float:

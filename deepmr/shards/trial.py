@@ -4,7 +4,8 @@
 writes what it measured to ``mutagenesis.json`` or ``mr.json`` there. The two run one after the
 other, as jobs do, because the highest memory of a process is all that the system remembers of it.
 The networks are not trained and the sequences are random, but with sites of the exposures' motifs,
-so that as many have instruments as in a run.
+so that as many have instruments as in a run. Nor is there a Laplace posterior: for the method
+``laplace`` one of the right size stands in, with independent weights of a small variance.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ _PATIENCE = 6.0
 
 _MOST_SEQUENCES = 512
 _STAND_IN: dict[str, Any] = {"n_layers": 1, "channels": 4, "pool": 8}
+_STAND_IN_SD = 0.01
 _SEQUENCES = "sequences.parquet"
 
 
@@ -70,8 +73,8 @@ def mutagenesis(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     config, threads = settings["config"], settings["threads"]
     kept = kept_targets(config)
     model = _network(config, settings["model"], folder / "model.pt", stand_in=False)
-    given, prediction = config["draws"], config["prediction"]
-    draws = DrawSet(given["method"], given["number"], config["seed"], len(model.members))
+    given, prediction = config["uncertainty"], config["prediction"]
+    draws = DrawSet(given["method"], given["draws"], config["seed"], len(model.members))
     options = {
         "average_strands": prediction["average_strands"] and not config["data"]["strand"],
         "rows_per_batch": prediction["rows_per_batch"],
@@ -146,8 +149,12 @@ def mr(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
         ``work_seconds``, which are not start-up; ``peak_mb``.
     """
     from deepmr.mr.shard import Pair, Settings, estimate_shard
+    from deepmr.responses import responses
 
     config = settings["config"]
+    # As predicted: the tables of calibrators and of scales are not made yet.
+    applied = {"calibrator": "none", "method": config["uncertainty"]["method"]}
+    given = responses(settings["model"], config["targets"], applied, None, None)
     sequences = tables.read_table(folder / _SEQUENCES)
 
     def estimate(*names: str) -> float:
@@ -165,7 +172,7 @@ def mr(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
                 both_strands=not config["data"]["strand"],
                 seed=config["seed"],
             ),
-            {name: target["type"] for name, target in config["targets"].items()},
+            given,
         )
         tables.write_table(found, folder / f"{names[-1]}.mr.parquet", tables.MR)
         return time.perf_counter() - start
@@ -295,7 +302,21 @@ def _network(config: Mapping[str, Any], name: str, path: Path, *, stand_in: bool
             ],
         )
     loaded.save(path)
-    return checkpoint.load(path)
+    loaded = checkpoint.load(path)
+    if config["uncertainty"]["method"] != "laplace":
+        return loaded
+    return replace(loaded, laplace=_stand_in_posterior(loaded, kept_targets(config)))
+
+
+def _stand_in_posterior(model: Any, targets: Sequence[str]) -> Any:
+    from deepmr.models.laplace import LastLayerPosterior, Posterior
+    from deepmr.models.last_layer import find
+
+    # Only the first member's is sampled.
+    weights = find(model.members[0], model.length).weights[model.columns(targets)].numpy()
+    sd = _STAND_IN_SD
+    each = [Posterior(mean, sd * np.eye(len(mean)), 1 / sd**2) for mean in weights]
+    return LastLayerPosterior(tuple(targets), {0: each})
 
 
 def _one_sequence(drawn: Any) -> float:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from deepmr.genome.alphabet import encode
 from deepmr.motifs import Motif
 from deepmr.simulate.structure import Mark, Structure
+from deepmr.simulate.true_effects import saturation
 
 CONFOUNDER = "SPI1"
 
@@ -60,3 +66,27 @@ def example_structure(
         Mark("JUND", "JUND", intercept=-1.3, effect=3.0, causes={"open": theta_reversed}),
     ]
     return Structure(marks, motifs, CONFOUNDER, scenario=scenario)
+
+
+def true_effects(
+    motifs: Mapping[str, Motif], sequences: Sequence[str], simulation: Mapping[str, Any]
+) -> dict[str, NDArray[np.float64]]:
+    """Return by mark the true effects of all substitutions of sequences of the shipped example.
+
+    Parameters
+    ----------
+    motifs : mapping of str to Motif
+        As for `example_structure`.
+    sequences : sequence of str
+        Sequences of the same length.
+    simulation : mapping
+        Section ``simulation`` of the configuration.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (n, length, 3)
+        See `deepmr.simulate.true_effects.saturation`.
+    """
+    causal = {key: simulation[key] for key in ("scenario", "theta", "theta_reversed")}
+    codes = np.stack([encode(letters) for letters in sequences])
+    return saturation(example_structure(motifs, **causal), codes)

@@ -14,7 +14,8 @@ from deepmr.genome.alphabet import Codes, decode, reverse_complement
 from deepmr.motifs import Motif
 from deepmr.outputs import replacing
 from deepmr.simulate.example import CHROMOSOMES, SITE_PROBABILITY, example_structure
-from deepmr.simulate.structure import Structure, marginal_slopes
+from deepmr.simulate.structure import Structure
+from deepmr.simulate.true_effects import marginal_slopes
 from deepmr.tables import TRUTH, Metadata, write_table
 
 _LETTERS_PER_LINE = 100

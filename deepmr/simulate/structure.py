@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.special import expit, log_expit, logsumexp
 
 from deepmr.genome.alphabet import Codes
-from deepmr.motifs import Motif, find, hit_positions, scan, threshold
+from deepmr.motifs import Motif, find, scan, threshold
 
 Floats = NDArray[np.float64]
 
@@ -22,7 +22,6 @@ SCENARIOS = ("none", "random", "sequence", "both")
 """What confounds the marks: nothing, shared noise, a shared motif, or both."""
 
 _QUADRATURE_NODES = 64
-_MUTANTS_PER_CHUNK = 20_000
 
 
 class StructureError(ValueError):
@@ -58,24 +57,6 @@ class Mark:
     confounder: float = 0.0
     noise: float = 1.0
     causes: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Slope:
-    """Slope of the true effects on an outcome against those on an exposure.
-
-    Attributes
-    ----------
-    slope, se : float
-        Through the origin; SE robust to mutations of one window not being independent. NaN
-        without a mutation (the SE also with mutations of a single window).
-    n_mutations : int
-        Number of mutations.
-    """
-
-    slope: float
-    se: float
-    n_mutations: int
 
 
 class Structure:
@@ -238,71 +219,6 @@ class Structure:
             name: rng.random(len(codes)) < expit(logits[name] + loadings[name] * noise)
             for name in self.names
         }
-
-
-def marginal_slopes(
-    structure: Structure, codes: Codes, exposure: str, p_value: float = 1e-4
-) -> dict[str, Slope]:
-    """Return the slopes that Mendelian randomization should find in a perfect network.
-
-    All substitutions inside hits of the exposure's own motif are applied one at a time to the
-    sequences; the true changes of the marginal logit of every other mark are regressed through the
-    origin on those of the exposure (inverse-variance weighting with equal weights).
-
-    Parameters
-    ----------
-    structure : Structure
-        The causal model.
-    codes : ndarray of uint8, shape (n, length)
-        Sequences; those without a hit add nothing.
-    exposure : str
-        Name of a mark.
-    p_value : float
-        Of a motif hit, as in `deepmr.motifs.hit_positions`.
-
-    Returns
-    -------
-    dict of str to Slope
-        By outcome: every other mark.
-
-    Raises
-    ------
-    StructureError
-        If there is no mark of that name.
-    """
-    if exposure not in structure.names:
-        raise StructureError(f"no mark {exposure!r}; there are: {', '.join(structure.names)}")
-    rows, positions = np.nonzero(hit_positions(codes, structure.motif(exposure), p_value))
-    rows, positions = np.repeat(rows, 3), np.repeat(positions, 3)
-    others = np.tile(np.arange(1, 4), rows.size // 3)
-    used, rows = np.unique(rows, return_inverse=True)
-    reference = structure.marginal_logits(codes[used])
-    effects: dict[str, Floats] = {name: np.zeros(rows.size) for name in structure.names}
-    for first in range(0, rows.size, _MUTANTS_PER_CHUNK):
-        chunk = slice(first, first + _MUTANTS_PER_CHUNK)
-        mutants = codes[used[rows[chunk]]]
-        line = np.arange(len(mutants))
-        # Adding 1, 2 or 3 modulo 4 gives the three other bases.
-        original = mutants[line, positions[chunk]]
-        mutants[line, positions[chunk]] = (original + others[chunk]) % 4
-        for name, values in structure.marginal_logits(mutants).items():
-            effects[name][chunk] = values - reference[name][rows[chunk]]
-    return {
-        outcome: _through_origin(effects[exposure], effects[outcome], rows)
-        for outcome in structure.names
-        if outcome != exposure
-    }
-
-
-def _through_origin(x: Floats, y: Floats, windows: NDArray[np.int64]) -> Slope:
-    squares = float(x @ x)
-    if squares == 0:
-        return Slope(np.nan, np.nan, x.size)
-    slope = float(x @ y) / squares
-    scores = np.bincount(windows, weights=x * (y - slope * x))
-    n = scores.size
-    se = float(np.sqrt(scores @ scores * n / (n - 1))) / squares if n > 1 else np.nan
-    return Slope(slope, se, x.size)
 
 
 def _causes_first(marks: Sequence[Mark]) -> tuple[Mark, ...]:

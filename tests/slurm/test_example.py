@@ -11,7 +11,7 @@ from deepmr import tables
 from deepmr.models.checkpoint import load_tensors
 from tests.slurm.runs import Run
 
-ON_GPU = {"train_model", "predict_windows", "mutagenesis"}
+ON_GPU = {"train_model", "predict_windows", "mutagenesis", "mutate_replicates"}
 
 
 @pytest.fixture(scope="module")

@@ -98,7 +98,7 @@ CONFIG = {
     "targets": {"TF": {}, "open": {}},
     "pairs": {"TF_open": {"exposure": "TF", "outcome": "open"}},
     "models": {"mine": {"code": "network.py:build", "weights": "weights.pt"}},
-    "draws": {"number": 5},
+    "uncertainty": {"draws": 5},
     "prediction": {"draws": 3},
     "sampling": {"bound": SEQUENCES // 2, "unbound": SEQUENCES // 2},
     "sharding": {"shards": SHARDS, "save_every": 0.001},

@@ -55,7 +55,9 @@ def set_key(config: dict, key: str, value: object) -> None:
         ("data.labels", "x.tsv", "data.labels: only for data.source sequences"),
         ("models.cnn.code", "net.py", "code and weights go together"),
         ("models.cnn.code", "net.py", "names no function; write file.py:function"),
-        ("draws.method", "ensemble", "needs 2 or more members, found 1"),
+        ("calibration.apply", "isotonic", "write centred_isotonic or platt"),
+        ("calibration.calibrators", ["beta"], "'platt' is not in calibration.calibrators ['beta']"),
+        ("uncertainty.apply_scale", True, "needs 2 members or more, models.cnn.members is 1"),
         ("windows.bin", 100000, "is longer than windows.length"),
         ("split.test", [], "split.test: empty"),
         ("split.exclude", ["chr5"], "chr5 is in both test and exclude"),
@@ -67,6 +69,7 @@ def set_key(config: dict, key: str, value: object) -> None:
 def test_contradiction_is_named_with_its_key(config, key, value, message):
     config["mr"]["methods"] = ["egger"]
     config["meta"]["combinations"] = ["REML"]
+    config["calibration"]["apply"] = "platt"
     configuration.check(config)
     set_key(config, key, value)
     with pytest.raises(configuration.ConfigError) as error:
@@ -129,7 +132,7 @@ def test_key_without_description_is_refused():
 
 def test_every_key_of_the_schema_is_in_the_reference():
     text = config_reference.REFERENCE.read_text()
-    for key in ("targets.<name>.motif", "instruments.motif_p_value", "draws.number"):
+    for key in ("targets.<name>.motif", "instruments.motif_p_value", "uncertainty.draws"):
         assert f"| `{key}` |" in text
 
 
@@ -169,3 +172,31 @@ def test_load_checks_what_a_schema_cannot_say(tmp_path, config):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     with pytest.raises(configuration.ConfigError, match="no target is called 'opne'"):
         configuration.load(tmp_path / "c.yaml")
+
+
+def test_laplace_is_for_binary_targets(config):
+    config["uncertainty"]["method"] = "laplace"
+    configuration.check(config)
+    config["targets"]["open"]["type"] = "count"
+    with pytest.raises(
+        configuration.ConfigError, match=r"targets\.open\.type: count, but .*laplace"
+    ):
+        configuration.check(config)
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("ensemble", "no effect gets a standard error"),
+        ("ensemble_mc_dropout", "same as mc_dropout"),
+    ],
+)
+def test_an_ensemble_of_one_is_named_and_goes_on(config, method, says):
+    assert configuration.warnings(config) == []
+    config["uncertainty"]["method"] = method
+    configuration.check(config)
+    (told,) = configuration.warnings(config)
+    assert told.startswith("models.cnn.members: 1, but uncertainty.method is ensemble")
+    assert says in told
+    config["models"]["cnn"]["members"] = 2
+    assert configuration.warnings(config) == []

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from deepmr.effects import error_correlation, on_scale
+from deepmr.effects import Response, error_correlation, on_scale, summarise_draws
 
 RNG = np.random.default_rng(3)
 REFERENCE = RNG.normal(size=7).astype(np.float32)
@@ -27,7 +27,12 @@ def test_logit_effects_are_the_stored_differences_in_float64():
 )
 def test_response_scale_of_each_kind(kind, response):
     effects = on_scale(
-        REFERENCE, DELTA, "probability", kind=kind, reference_eval=0.4, delta_eval=DELTA[:, 0]
+        REFERENCE,
+        DELTA,
+        "probability",
+        Response(kind),
+        reference_eval=0.4,
+        delta_eval=DELTA[:, 0],
     )
     mutant = REFERENCE.astype(float) + DELTA.astype(float)
     expected = response(mutant) - response(REFERENCE.astype(float))
@@ -40,9 +45,9 @@ def test_calibrator_comes_before_the_scale():
     def platt(logit):
         return 0.5 * logit - 1.0
 
-    logit = on_scale(REFERENCE, DELTA, calibrator=platt)
+    logit = on_scale(REFERENCE, DELTA, response=Response(calibrator=platt))
     np.testing.assert_allclose(logit.draws, 0.5 * DELTA.T.astype(float), atol=1e-12)
-    probability = on_scale(REFERENCE, DELTA, "probability", platt)
+    probability = on_scale(REFERENCE, DELTA, "probability", Response(calibrator=platt))
     reference = REFERENCE.astype(float)
     mutant = reference + DELTA.astype(float)
     expected = expit(platt(mutant)) - expit(platt(reference))
@@ -59,7 +64,6 @@ def test_one_draw_has_no_standard_error():
     ("arguments", "options", "message"),
     [
         ((REFERENCE, DELTA, "odds"), {}, "effect scale 'odds' is unknown; write one of logit"),
-        ((REFERENCE, DELTA), {"kind": "ordinal"}, "target type 'ordinal' is unknown"),
         ((REFERENCE[:3], DELTA), {}, r"found \(3,\) and \(5, 7\)"),
         ((REFERENCE, DELTA), {"reference_eval": 1.0}, "give both reference_eval and delta_eval"),
     ],
@@ -67,6 +71,39 @@ def test_one_draw_has_no_standard_error():
 def test_bad_input(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         on_scale(*arguments, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "ordinal"}, "target type 'ordinal' is unknown; write one of binary"),
+        ({"se_scale": 0.5}, "standard errors is 0.5; they are never narrowed"),
+    ],
+)
+def test_a_response_is_checked(options, message):
+    with pytest.raises(ValueError, match=message):
+        Response(**options)
+
+
+def test_standard_errors_are_widened_about_the_mean():
+    plain = on_scale(REFERENCE, DELTA)
+    wide = on_scale(REFERENCE, DELTA, response=Response(se_scale=1.7))
+    np.testing.assert_allclose(wide.point, plain.point, atol=1e-12)
+    np.testing.assert_allclose(wide.se, 1.7 * plain.se, rtol=1e-12)
+    covariance = np.cov(plain.draws, rowvar=False)
+    np.testing.assert_allclose(np.cov(wide.draws, rowvar=False), 1.7**2 * covariance, rtol=1e-9)
+
+
+def test_moderated_variances_borrow_from_each_other():
+    rng = np.random.default_rng(1)
+    reference, delta = np.zeros(4), rng.normal(size=(300, 4))
+    own = on_scale(reference, delta)
+    moderated = on_scale(reference, delta, response=Response(moderated=True))
+    np.testing.assert_array_equal(moderated.point, own.point)
+    # The true standard deviation of all is 1; four draws alone know it badly.
+    assert np.abs(moderated.se - 1).mean() < 0.3 * np.abs(own.se - 1).mean()
+    half = moderated.using(slice(0, None, 2))
+    np.testing.assert_allclose(half.se, summarise_draws(moderated.draws[::2], True)[1])
 
 
 @given(st.floats(-0.95, 0.95), st.integers(0, 1000))

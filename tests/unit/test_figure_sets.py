@@ -1,19 +1,32 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from matplotlib.figure import Figure
+from scipy.special import expit
 
+from deepmr.calibration.fitting import fit_targets
+from deepmr.calibration.maps import Affine, Identity
+from deepmr.calibration.parameters import read_calibrators, to_table
+from deepmr.calibration.reliability import reliability
+from deepmr.calibration.report import report
+from deepmr.effects import Response
 from deepmr.figures import sets, style
 from deepmr.held_out import HeldOut
 from deepmr.meta.summary import headline, summarise
 from deepmr.mr.shard import shard_instruments
 from deepmr.shards.membership import members
+from deepmr.tables import replicates_schema
+from deepmr.uncertainty.replicates import read_replicates
+from deepmr.uncertainty.report import report as judge
 from tests.toy_report import history, truth
 from tests.unit import test_mr_shard as toy
 
-KINDS = {"TF": "binary", "open": "binary"}
+RESPONSES = {"TF": Response(), "open": Response()}
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +35,16 @@ def test_windows() -> HeldOut:
     logits = rng.normal(size=(80, 2)).astype(np.float32)
     labels = (rng.random((80, 2)) < 1 / (1 + np.exp(-logits))).astype(np.float32)
     draws = logits[:, None] + 0.2 * rng.normal(size=(80, 6, 2)).astype(np.float32)
-    return HeldOut(("TF", "open"), labels, logits, draws)
+    return HeldOut(
+        ("TF", "open"),
+        np.repeat(
+            np.array(["chr1", "chr2"], dtype=object),
+            [len(labels) // 2, len(labels) - len(labels) // 2],
+        ),
+        labels,
+        logits,
+        draws,
+    )
 
 
 def words(figure: Figure) -> str:
@@ -32,24 +54,95 @@ def words(figure: Figure) -> str:
     return " ".join(texts)
 
 
-def test_model_figures_are_drawn_for_each_binary_target(test_windows):
-    drawn = sets.model_figures(test_windows, ["binary", "count"], history(), bins=5, seed=1)
-    assert set(drawn) == {
-        "learning_curves",
-        "roc",
-        "reliability/TF",
-        "reliability/open",
-        "histogram/TF",
-        "histogram/open",
-    }
+@pytest.fixture(scope="module")
+def calibration(test_windows):
+    """Calibrators fitted on few and on enough windows, and their metrics on the test windows."""
+    fitted = []
+    for name in ("platt", "isotonic"):
+        fitted += fit_targets(
+            name,
+            test_windows.labels,
+            test_windows.draws,
+            ("TF", "open"),
+            ("binary", "count"),
+            minimum_positives=10,
+        )
+    few = dataclasses.replace(
+        fitted[0], name="beta", calibrator=Identity(), status="too_few_positives", n_positive=4
+    )
+    metrics = [
+        report(
+            test_windows.labels[:, :1],
+            test_windows.evaluated[:, :1],
+            test_windows.draws[:, :, :1],
+            ["TF"],
+            calibrator=name,
+            model="net",
+            simulations=20,
+        )
+        for name in ("none", "platt", "isotonic", "beta")
+    ]
+    return pd.concat(metrics), to_table([*fitted, few], "net")
+
+
+def test_model_figures_are_drawn_for_each_binary_target(test_windows, calibration):
+    metrics, calibrators = calibration
+    drawn = sets.model_figures(
+        test_windows, ["binary", "count"], history(), metrics, calibrators, "net", bins=5, seed=1
+    )
+    kinds = ("reliability", "calibrators", "histogram")
+    targets = {f"{kind}/{target}" for kind in kinds for target in ("TF", "open")}
+    assert set(drawn) == {"learning_curves", "roc"} | targets
     assert "TF" in words(drawn["histogram/TF"])
     assert "open: count labels" in words(drawn["histogram/open"])
+    assert "open: count labels" in words(drawn["calibrators/open"])
 
 
-def test_model_without_history_or_binary_targets_says_so(test_windows):
-    drawn = sets.model_figures(test_windows, ["count"] * 2, pd.DataFrame(), bins=5, seed=1)
+def test_calibrators_are_applied_to_the_test_windows_or_the_reason_is_given(
+    test_windows, calibration
+):
+    metrics, calibrators = calibration
+    drawn = sets.model_figures(
+        test_windows, ["binary", "count"], history(), metrics, calibrators, "net", bins=5, seed=1
+    )
+    panels = {ax.get_title(loc="left"): ax for ax in drawn["calibrators/TF"].axes}
+    assert list(panels) == ["as predicted (none)", "platt", "isotonic", "beta"]
+    said = " ".join(text.get_text() for text in panels["beta"].texts).replace("\n", " ")
+    assert "too few positives (4 of 80 validation windows)" in said
+    platt = read_calibrators(calibrators, "net", "platt")["TF"]
+    pooled = expit(platt(test_windows.draws[:, :, 0])).mean(axis=1)
+    line = next(line for line in panels["platt"].lines if line.get_label() == "observed")
+    points = reliability(test_windows.labels[:, 0], pooled, 5)
+    np.testing.assert_allclose(expit(line.get_xdata()), points["predicted"], rtol=1e-5)
+
+
+def test_model_without_history_or_binary_targets_says_so(test_windows, calibration):
+    drawn = sets.model_figures(
+        test_windows, ["count"] * 2, pd.DataFrame(), *calibration, "net", bins=5, seed=1
+    )
     assert "imported, not trained here" in words(drawn["learning_curves"])
     assert "No target is binary" in words(drawn["roc"])
+
+
+def test_standard_errors_are_drawn_for_every_target():
+    rng = np.random.default_rng(2)
+    effects = rng.normal(size=60)
+    one = [
+        {"reference": [0.0], "effect": [effect], "se": [1.0], "truth": None} for effect in effects
+    ]
+    rows = {
+        "sequence_id": np.repeat(["a", "b"], 30),
+        "position": np.tile(np.arange(30), 2),
+        "ref": ["A"] * 60,
+        "alt": ["C"] * 60,
+        "TF": one,
+        "open": one,
+    }
+    replicates = read_replicates(pa.table(rows, schema=replicates_schema(["TF", "open"])))
+    table = judge(replicates, model="net", method="mc_dropout", draws=40, seed=1)
+    drawn = sets.uncertainty_figures(replicates, table)
+    assert set(drawn) == {"standard_errors/TF", "standard_errors/open"}
+    assert "open: SE and size of the effect" in words(drawn["standard_errors/open"])
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +155,7 @@ def run(tmp_path_factory, request):
     return shards, mr, headline(summarise(mr), "egger", "REML")
 
 
-def draw(test_windows, run, mr=None, known=None, motifs=toy.MOTIFS):
+def draw(test_windows, run, mr=None, known=None, motifs=toy.MOTIFS, responses=RESPONSES):
     shards, found, overall = run
     effects, references = zip(*shards, strict=True)
     return sets.pair_figures(
@@ -76,7 +169,7 @@ def draw(test_windows, run, mr=None, known=None, motifs=toy.MOTIFS):
         known,
         motifs,
         toy.SETTINGS,
-        KINDS,
+        responses,
         "egger",
     )
 
@@ -99,6 +192,18 @@ def test_pair_figures_in_both_directions(test_windows, run):
     assert any(label.startswith("egger") for label in labels)
     assert any("marginal slope  0.75" in label for label in labels)
     assert "24 instruments" in words(scatter)
+
+
+def test_the_instruments_drawn_have_been_through_the_calibrator(test_windows, run):
+    doubled = RESPONSES | {"TF": Response(calibrator=Affine(2.0, 0.3))}
+    plain, steep = (
+        draw(test_windows, run, responses=responses)["mr_scatter_forward"].axes[0].containers[0]
+        for responses in (RESPONSES, doubled)
+    )
+    np.testing.assert_allclose(
+        steep.lines[0].get_xdata(), 2 * plain.lines[0].get_xdata(), rtol=1e-5
+    )
+    np.testing.assert_allclose(steep.lines[0].get_ydata(), plain.lines[0].get_ydata())
 
 
 def test_pair_without_an_estimate_says_why(test_windows, run):

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from deepmr import mr, tables
-from deepmr.effects import on_scale
+from deepmr.effects import Response, on_scale
 from deepmr.motifs import Motif
 from deepmr.mr.estimator import Options
 from deepmr.mr.gather import gather
@@ -99,10 +99,12 @@ def write(folder, rows, name="shard", skip=(), row_group=50):
     return effects, references
 
 
-def estimated(folder, rows, settings=SETTINGS, pairs=PAIRS, motifs=MOTIFS, kinds=None, **options):
+def estimated(
+    folder, rows, settings=SETTINGS, pairs=PAIRS, motifs=MOTIFS, responses=None, **options
+):
     effects, references = write(folder, rows, **options)
     return estimate_shard(
-        "cnn", sequence_table(), effects, references, pairs, motifs, settings, kinds
+        "cnn", sequence_table(), effects, references, pairs, motifs, settings, responses
     )
 
 
@@ -180,13 +182,13 @@ def test_several_files_make_one_shard(tmp_path):
 
 def test_probability_scale_uses_the_kind_of_the_target(tmp_path):
     settings = replace(SETTINGS, effect_scale="probability", methods=("ivw",))
-    kinds = {"TF": "binary", "open": "count"}
-    row = estimated(tmp_path, [0], settings, kinds=kinds).to_pandas().iloc[0]
+    responses = {"open": Response("count")}
+    row = estimated(tmp_path, [0], settings, responses=responses).to_pandas().iloc[0]
     reference, delta = logits(0)
     inside = np.repeat(np.arange(LENGTH), 3)
     inside = (inside >= 6) & (inside < 6 + len(SITE))
     x = on_scale(reference[0], delta[0][inside], "probability")
-    y = on_scale(reference[1], delta[1][inside], "probability", kind="count")
+    y = on_scale(reference[1], delta[1][inside], "probability", Response("count"))
     direct = mr.estimate(x.point, x.se, y.point, y.se, ("ivw",))
     assert row["estimate_diagonal"] == direct["estimate"][0]
 

@@ -12,9 +12,9 @@ from torch import nn
 
 from deepmr import mutagenesis
 from deepmr.draws import DrawSet
-from deepmr.genome.alphabet import one_hot, reverse_complement
+from deepmr.genome.alphabet import alternatives, one_hot, reverse_complement
 from deepmr.mutagenesis.drawn_model import DrawnModel
-from deepmr.mutagenesis.substitutions import alternatives, as_codes, mutants
+from deepmr.mutagenesis.substitutions import as_codes, mutants
 from deepmr.mutagenesis.threads import in_order
 
 LENGTH = 20

@@ -63,6 +63,7 @@ def test_written_predictions_are_those_of_the_held_out_windows(tmp_path) -> None
     labels = pa.table(
         {
             "sequence_id": list("abcde"),
+            "chrom": ["chr1", "chr2", "chr3", None, "chr1"],
             "split": splits,
             "label.A": pa.array([1, 0, 1, None, 0], pa.float32()),
         }
@@ -73,6 +74,7 @@ def test_written_predictions_are_those_of_the_held_out_windows(tmp_path) -> None
     np.testing.assert_array_equal(test.evaluated, evaluated)
     np.testing.assert_array_equal(test.draws, drawn)
     np.testing.assert_array_equal(test.labels, [[0], [np.nan]])
+    assert list(test.chromosomes) == ["chr2", None]
     assert tables.read_metadata(path) == {"seed": 1}
 
     tables.write_table(labels.slice(2), tmp_path / "labels.parquet")

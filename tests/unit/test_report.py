@@ -10,14 +10,8 @@ from deepmr.figures import prediction, style
 from deepmr.report import wording
 from deepmr.report.answers import Settings, answers, decoys_for, heads
 from deepmr.report.checks import checks
-from deepmr.report.render import (
-    CAUSAL_FIGURES,
-    PREDICTION_FIGURES,
-    Picture,
-    read_captions,
-    render,
-    write,
-)
+from deepmr.report.pictures import CAUSAL_FIGURES, PREDICTION_FIGURES, Picture, read_captions
+from deepmr.report.render import render, write
 from tests import toy_report
 
 
@@ -195,6 +189,8 @@ def test_an_unestimated_pair_says_why():
     page = render(
         **args,
         calibration=toy_report.calibrated(),
+        calibrators=toy_report.calibrators(),
+        uncertainty=toy_report.uncertainty(),
         captions={},
         truth=toy_report.truth(),
         settings=toy_report.SETTINGS,
@@ -210,23 +206,20 @@ def test_poor_and_unknown_heads_are_warned_of():
     assert titles(everything, good)["The heads are learned"][0] == "good"
     table.loc[table["target"] == "GATA1", "auroc"] = 0.62
     table.loc[table["target"] == "open", ["auroc", "status"]] = [np.nan, "one_class"]
-    table.loc[table["target"] == "NRF1", "ece"] = 0.9
     poor = heads(table[table["target"] != "JUND"], everything, toy_report.SETTINGS)
     level, words = titles(everything, poor)["Not every head is known to be learned well"]
     assert level == "warn"
     assert "GATA1 0.62" in words
-    assert "open (one class)" in words
+    assert "open (every label is the same)" in words
     assert "GATA1 and open lie below 0.75" in words
     assert "Nothing is known of JUND." in words
     assert "Caution: GATA1 was poorly learned (test AUROC 0.62)" in said(everything, 0, poor)
-    assert titles(everything, poor)["Probabilities are off"][1].startswith("NRF1:")
 
 
-def test_few_draws_few_sequences_and_many_pairs_are_warned_of():
-    settings = replace(toy_report.SETTINGS, n_draws=10, minimum_sequences=90)
+def test_few_sequences_and_many_pairs_are_warned_of():
+    settings = replace(toy_report.SETTINGS, minimum_sequences=90)
     everything = found(settings=settings)
     listed = titles(everything, settings=settings)
-    assert "10 draws know their own SD to about 24 %" in listed["Few draws"][1]
     assert listed["Few sequences"][0] == "warn"
     everything[0].forward.row["fdr"] = 0.2
     assert titles(everything)["Many pairs were asked"][1].startswith("GATA1 → open:")
@@ -327,7 +320,10 @@ def test_page_has_answers_numbers_assumptions_and_provenance(html):
         "What others would print",
         "weighted_median",
         "29 without a motif hit of the exposure",
-        "ECE if calibrated",
+        "Calibration of the predictions",
+        "Test windows, before and after each calibrator",
+        "Are the standard errors right?",
+        "Probabilities are off",
         "posterior SD",
         "know it to about 11 %",
         "<dt>tiled</dt><dd>16,000</dd>",
@@ -341,13 +337,14 @@ def test_names_are_escaped_and_models_told_apart(context):
     two = dict(context)
     two["meta"] = pd.concat([context["meta"], context["meta"].assign(model="<b>")])
     two["mr"] = pd.concat([context["mr"], context["mr"].assign(model="<b>")])
-    two["calibration"] = pd.concat(
-        [context["calibration"], context["calibration"].assign(model="<b>")]
-    )
+    for name in ("calibration", "calibrators", "uncertainty"):
+        two[name] = pd.concat([context[name], context[name].assign(model="<b>")])
     page = render(**two)
     assert "GATA1 → open (&lt;b&gt;)" in page
     assert "NRF1 → open (cnn) and NRF1 → open (&lt;b&gt;)" in page
+    assert "open (&lt;b&gt;): 1,500 windows" in page
     assert "<b>)" not in page
+    assert "Against retrained networks (cnn), standard errors are too small for open" in page
 
 
 def test_two_renderings_are_equal(context):

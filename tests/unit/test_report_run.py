@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,14 @@ CONFIG = load(ROOT / "config" / "config.yaml")
 def test_settings_are_those_of_the_configuration():
     found = run.settings(CONFIG)
     assert (found.method, found.combination, found.n_draws) == ("egger", "REML", 40)
+    assert (found.calibrator, found.apply_scale) == ("none", False)
+    config = copy.deepcopy(CONFIG)
+    config["uncertainty"] |= {"method": "ensemble", "apply_scale": True}
+    config["calibration"] |= {"apply": "platt", "minimum_positives": 7}
+    config["models"]["cnn"]["members"] = 5
+    found = run.settings(config)
+    assert (found.n_draws, found.draw_method) == (5, "ensemble")
+    assert (found.calibrator, found.apply_scale, found.minimum_positives) == ("platt", True, 7)
 
 
 def test_pictures_are_named_as_the_rules_name_them():
@@ -24,8 +33,10 @@ def test_pictures_are_named_as_the_rules_name_them():
         assert f'caption="../report/{kind}.rst"' in rules
         assert (ROOT / "workflow" / "report" / f"{kind}.rst").exists()
     paths = {picture.path for picture in listed}
-    assert len(paths) == len(listed) == 1 + 3 * 5 + 2 + 2 * 4
+    assert len(paths) == len(listed) == 1 + 3 * 5 + 2 + 4 * 4
     assert Path("results/figures/cnn/JUND_open/forest_reverse.svg") in paths
+    assert Path("results/figures/cnn/calibrators/open.svg") in paths
+    assert Path("results/figures/cnn/standard_errors/open.svg") in paths
     titles = {picture.title for picture in listed}
     assert "open → JUND" in titles
 

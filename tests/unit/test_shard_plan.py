@@ -25,7 +25,7 @@ TINY = {
     "motifs": str(ROOT / "config" / "motifs.jaspar"),
     "pairs": {"GATA1_open": {"exposure": "GATA1", "outcome": "open"}},
     "models": {"cnn": {"options": {"channels": 4, "n_layers": 1}}},
-    "draws": {"number": 5},
+    "uncertainty": {"draws": 5},
     "sampling": {"bound": 60, "unbound": 40},
 }
 

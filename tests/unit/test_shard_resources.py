@@ -65,7 +65,7 @@ def test_asks_grow_with_attempt(attempt, shards):
         [
             ("sampling__bound", st.integers(0, 10**6)),
             ("sampling__unbound", st.integers(1, 10**6)),
-            ("draws__number", st.integers(2, 1000)),
+            ("uncertainty__draws", st.integers(2, 1000)),
             ("windows__length", st.integers(20, 5000)),
             ("sharding__seconds_per_sequence", st.floats(1e-3, 1e3)),
         ]
@@ -115,7 +115,7 @@ def test_content_counts_what_the_configuration_says():
     assert (found.sequences, found.all_sequences) == (450, 450)
     assert (found.draws, found.targets, found.questions, found.models) == (40, 4, 6, 1)
     assert found.questions_a_sequence == 2
-    ensemble = config(draws__method="ensemble")
+    ensemble = config(uncertainty__method="ensemble")
     ensemble["models"]["cnn"]["members"] = 7
     assert content.Content.of(ensemble, 1).draws == 7
 

@@ -13,7 +13,7 @@ from scipy.integrate import quad
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from deepmr.genome.alphabet import encode, reverse_complement
+from deepmr.genome.alphabet import AMBIGUOUS, encode, reverse_complement
 from deepmr.motifs import Motif, hit_positions, read_jaspar
 from deepmr.simulate.example import SITE_PROBABILITY, example_structure
 from deepmr.simulate.genome_files import (
@@ -24,7 +24,8 @@ from deepmr.simulate.genome_files import (
     write_example,
     write_genome,
 )
-from deepmr.simulate.structure import Mark, Structure, StructureError, marginal_slopes
+from deepmr.simulate.structure import Mark, Structure, StructureError
+from deepmr.simulate.true_effects import marginal_slopes, saturation
 
 MOTIFS = read_jaspar(Path(__file__).parents[2] / "config" / "motifs.jaspar")
 
@@ -177,6 +178,26 @@ def test_marginal_slope_matches_mutations_made_one_by_one() -> None:
     result = marginal_slopes(structure, codes, "x", 1e-5)["y"]
     assert result.n_mutations == len(x)
     assert result.slope == pytest.approx(np.dot(x, y) / np.dot(x, x), rel=1e-12)
+
+
+def test_saturation_is_every_mutation_made_one_by_one() -> None:
+    structure = _toy("both", noise_sd=1.0)
+    codes = _with_sites("X", 2)
+    codes[1, 3] = AMBIGUOUS
+    found = saturation(structure, codes)
+    assert found["y"].shape == (2, codes.shape[1], 3)
+    assert np.isnan(found["y"][1, 3]).all()
+    for row, position in ((0, 0), (0, 21), (1, codes.shape[1] - 1)):
+        others = [base for base in range(4) if base != codes[row, position]]
+        for place, base in enumerate(others):
+            mutant = codes[[row]].copy()
+            mutant[0, position] = base
+            for mark in ("x", "y"):
+                expected = (
+                    structure.marginal_logits(mutant)[mark][0]
+                    - structure.marginal_logits(codes[[row]])[mark][0]
+                )
+                assert found[mark][row, position, place] == pytest.approx(expected, abs=1e-12)
 
 
 def test_marginal_slope_without_a_hit_is_nan() -> None:

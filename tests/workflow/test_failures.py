@@ -82,7 +82,7 @@ def setup(tmp_path_factory):
                 "weights": str(folder / "weights.pt"),
             }
         },
-        "draws": {"number": 5},
+        "uncertainty": {"draws": 5},
         "prediction": {"draws": 3},
         "sampling": {"bound": 5, "unbound": 5},
         "sharding": {"shards": 3},

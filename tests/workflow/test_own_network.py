@@ -61,7 +61,7 @@ def own_network(checkout, tmp_path_factory):
                 "weights": str(folder / "weights.pt"),
             }
         },
-        "draws": {"number": 5},
+        "uncertainty": {"draws": 5},
         "prediction": {"draws": 3},
         "sampling": {"bound": 3, "unbound": 3},
         "sharding": {"shards": 2},

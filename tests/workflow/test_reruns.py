@@ -90,6 +90,7 @@ def test_edit_of_a_docstring_reruns_nothing(example_copy):
         ("mr:\n  effect_scale: probability\n", "estimate_mr", "mutagenesis"),
         ("meta:\n  combinations: [REML]\n", "meta_analysis", "estimate_mr"),
         ("calibration:\n  bins: 5\n", "calibrate_probabilities", "predict_windows"),
+        ("calibration:\n  apply: platt\n", "estimate_mr", "mutate_replicates"),
     ],
 )
 def test_change_of_a_setting_reruns_what_it_concerns(example_copy, addition, rerun, kept):
@@ -107,7 +108,7 @@ def test_slurm_profile_is_found_and_names_executor_and_partitions(example):
         re.findall(r"^rule (\w+):.*?^    resources: (.*?)$", text, re.DOTALL | re.MULTILINE)
     )
     for rule, resources in asked.items():
-        on_gpu = rule in ("train_model", "predict_windows", "mutagenesis")
+        on_gpu = rule in ("train_model", "predict_windows", "mutagenesis", "mutate_replicates")
         assert f"slurm_partition={'gpu' if on_gpu else 'cpu'}" in resources, rule
         assert ("gpu=1" in resources) == on_gpu, rule
     assert {"mutagenesis", "estimate_mr", "write_report"} <= set(asked)

@@ -11,6 +11,21 @@ configuration.check(config)
 
 RESULTS = config["results"]
 
+# Only what decides the draws: other keys of the section must not make the networks run again.
+DRAWS = {key: config["uncertainty"][key] for key in ("method", "draws")}
+
+# What becomes of the logits before MR, and the tables that tell it; not made where nothing asks.
+RESPONSES = {
+    "calibrator": config["calibration"]["apply"],
+    "method": config["uncertainty"]["method"],
+}
+APPLIED_CALIBRATORS = (
+    f"{RESULTS}/calibrators.parquet" if RESPONSES["calibrator"] != "none" else []
+)
+APPLIED_SCALES = (
+    f"{RESULTS}/uncertainty.parquet" if config["uncertainty"]["apply_scale"] else []
+)
+
 fingerprint = fingerprints_of_run(workflow.is_main_process)
 
 if workflow.is_main_process:
@@ -20,6 +35,8 @@ if workflow.is_main_process:
         logger.warning(told)
     # Once a run, not once a job: open the user's files, and drop tables that a crash has cut short.
     preflight.check_inputs(config, Path.cwd())
+    for told in configuration.warnings(config):
+        logger.warning(told)
     for damaged in preflight.discard_damaged(Path(RESULTS)):
         logger.warning(f"{damaged} was cut short; it is made again")
 

@@ -9,6 +9,8 @@ rule plot_model:
         windows=f"{RESULTS}/windows.parquet",
         predictions=f"{RESULTS}/predictions/model={{model}}/windows.parquet",
         history=f"{RESULTS}/models/{{model}}.history.parquet",
+        calibration=f"{RESULTS}/calibration.parquet",
+        calibrators=f"{RESULTS}/calibrators.parquet",
     output:
         report(
             f"{FIGURES}/{{model}}/learning_curves.svg",
@@ -29,6 +31,12 @@ rule plot_model:
             labels={"model": "{model}", "figure": "reliability"},
         ),
         report(
+            expand(f"{FIGURES}/{{{{model}}}}/calibrators/{{target}}.svg", target=KEPT),
+            caption="../report/calibrators.rst",
+            category="Predictions",
+            labels={"model": "{model}", "figure": "reliability after calibration"},
+        ),
+        report(
             expand(f"{FIGURES}/{{{{model}}}}/histogram/{{target}}.svg", target=KEPT),
             caption="../report/histogram.rst",
             category="Predictions",
@@ -47,6 +55,32 @@ rule plot_model:
         seed=config["seed"],
     script:
         "../scripts/plot_model.py"
+
+
+rule plot_uncertainty:
+    """Draw whether the standard errors of mutation effects are right."""
+    input:
+        replicates=f"{RESULTS}/replicates/model={{model}}.parquet",
+        uncertainty=f"{RESULTS}/uncertainty.parquet",
+    output:
+        report(
+            expand(
+                f"{FIGURES}/{{{{model}}}}/standard_errors/{{target}}.svg", target=KEPT
+            ),
+            caption="../report/standard_errors.rst",
+            category="Predictions",
+            labels={"model": "{model}", "figure": "standard errors of mutations"},
+        ),
+    log:
+        f"{RESULTS}/logs/plot_uncertainty/{{model}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/plot_uncertainty/{{model}}.tsv"
+    conda:
+        "../../envs/stats.yaml"
+    params:
+        code=fingerprint("deepmr.figures.sets"),
+    script:
+        "../scripts/plot_uncertainty.py"
 
 
 rule plot_effects:
@@ -84,6 +118,8 @@ rule plot_pair:
         mr=f"{RESULTS}/mr.parquet",
         meta=f"{RESULTS}/meta.parquet",
         motifs=config["motifs"],
+        calibrators=APPLIED_CALIBRATORS,
+        scales=APPLIED_SCALES,
         truth=TRUTH,
     output:
         report(
@@ -119,12 +155,15 @@ rule plot_pair:
     conda:
         "../../envs/stats.yaml"
     params:
-        code=fingerprint("deepmr.figures.sets", "deepmr.meta.summary"),
+        code=fingerprint(
+            "deepmr.figures.sets", "deepmr.meta.summary", "deepmr.responses"
+        ),
         strand=config["data"]["strand"],
         targets=config["targets"],
         pairs=config["pairs"],
         instruments=config["instruments"],
         mr=config["mr"],
+        responses=RESPONSES,
         combination=config["meta"]["primary"],
         seed=config["seed"],
         # Folders, and no inputs: one sequence of one shard is drawn, and mr.parquet is made from all

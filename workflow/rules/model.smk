@@ -1,5 +1,8 @@
 IMPORTED = configuration.imported_models(config)
 TRAINED = [name for name in config["models"] if name not in IMPORTED]
+LAPLACE = (
+    f"{RESULTS}/models/{{model}}.laplace.pt" if DRAWS["method"] == "laplace" else []
+)
 
 if TRAINED:
 
@@ -70,12 +73,48 @@ if IMPORTED:
             "../scripts/import_model.py"
 
 
+if LAPLACE:
+
+    rule fit_laplace:
+        """Find how sure a model is of the weights of its last layer."""
+        input:
+            windows=f"{RESULTS}/windows.parquet",
+            fasta=configuration.data_path(config, config["data"]["fasta"]),
+            model=f"{RESULTS}/models/{{model}}.pt",
+        output:
+            laplace=LAPLACE,
+        log:
+            f"{RESULTS}/logs/fit_laplace/{{model}}.log",
+        benchmark:
+            f"{RESULTS}/benchmarks/fit_laplace/{{model}}.tsv"
+        conda:
+            "../../envs/torch.yaml"
+        threads: 8
+        resources:
+            gpu=1,
+            mem_mb=lambda wildcards, attempt: 8000 * attempt,
+            runtime=lambda wildcards, attempt: 240 * attempt,
+        params:
+            code=fingerprint(
+                "deepmr.models.laplace",
+                "deepmr.genome.extraction",
+                "deepmr.models.checkpoint",
+            ),
+            data=config["data"],
+            index=f"{RESULTS}/index",
+            targets=configuration.kept_targets(config),
+            cache_mb=config["training"]["cache_mb"],
+        script:
+            "../scripts/fit_laplace.py"
+
+
 rule predict_windows:
     """Predict the held-out windows."""
     input:
         windows=f"{RESULTS}/windows.parquet",
         fasta=configuration.data_path(config, config["data"]["fasta"]),
         model=f"{RESULTS}/models/{{model}}.pt",
+        laplace=LAPLACE,
     output:
         predictions=f"{RESULTS}/predictions/model={{model}}/windows.parquet",
     log:
@@ -96,7 +135,7 @@ rule predict_windows:
         data=config["data"],
         index=f"{RESULTS}/index",
         targets=configuration.kept_targets(config),
-        draws=config["draws"],
+        draws=DRAWS,
         prediction=config["prediction"],
         seed=config["seed"],
     script:

@@ -5,6 +5,8 @@ rule estimate_mr:
         effects=shards_of_job("effects"),
         references=shards_of_job("references"),
         motifs=config["motifs"],
+        calibrators=APPLIED_CALIBRATORS,
+        scales=APPLIED_SCALES,
     output:
         mr=f"{RESULTS}/mr/model={{model}}/{{scatteritem}}.parquet",
     log:
@@ -17,12 +19,13 @@ rule estimate_mr:
         mem_mb=REQUEST.estimate_mr_memory,
         runtime=REQUEST.estimate_mr_minutes,
     params:
-        code=fingerprint("deepmr.mr.shard"),
+        code=fingerprint("deepmr.mr.shard", "deepmr.responses"),
         strand=config["data"]["strand"],
         targets=config["targets"],
         pairs=config["pairs"],
         instruments=config["instruments"],
         mr=config["mr"],
+        responses=RESPONSES,
         seed=config["seed"],
     script:
         "../scripts/estimate_mr.py"

@@ -4,6 +4,7 @@ rule mutagenesis:
     input:
         sequences=f"{RESULTS}/sequences.parquet",
         model=f"{RESULTS}/models/{{model}}.pt",
+        laplace=LAPLACE,
     output:
         effects=f"{RESULTS}/effects/model={{model}}/{{scatteritem}}.parquet",
         references=f"{RESULTS}/references/model={{model}}/{{scatteritem}}.parquet",
@@ -26,7 +27,7 @@ rule mutagenesis:
         settings=dict(
             strand=config["data"]["strand"],
             targets=configuration.kept_targets(config),
-            draws=config["draws"],
+            draws=DRAWS,
             prediction=config["prediction"],
             seed=config["seed"],
             engine={

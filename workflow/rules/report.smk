@@ -10,6 +10,7 @@ rule write_report:
     """Write the report."""
     input:
         expand(rules.plot_model.output, model=config["models"]),
+        expand(rules.plot_uncertainty.output, model=config["models"]),
         expand(rules.plot_effects.output, model=config["models"]),
         expand(rules.plot_pair.output, model=config["models"], pair=config["pairs"]),
         windows=f"{RESULTS}/windows.parquet",
@@ -17,6 +18,8 @@ rule write_report:
         mr=f"{RESULTS}/mr.parquet",
         meta=f"{RESULTS}/meta.parquet",
         calibration=f"{RESULTS}/calibration.parquet",
+        calibrators=f"{RESULTS}/calibrators.parquet",
+        uncertainty=f"{RESULTS}/uncertainty.parquet",
         truth=TRUTH,
         captions=CAPTIONS,
     output:
@@ -33,9 +36,10 @@ rule write_report:
     conda:
         "../../envs/stats.yaml"
     params:
-        code=fingerprint("deepmr.report.run"),
+        code=fingerprint("deepmr.report.run", "deepmr.report.render"),
         settings={
-            key: config[key] for key in ("pairs", "mr", "meta", "draws", "report")
+            key: config[key]
+            for key in ("pairs", "mr", "meta", "calibration", "uncertainty", "report")
         },
     script:
         "../scripts/write_report.py"

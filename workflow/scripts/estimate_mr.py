@@ -3,25 +3,20 @@
 from deepmr import motifs, tables
 from deepmr.job import begin
 from deepmr.mr.shard import Pair, Settings, estimate_shard
+from deepmr.responses import responses
 
 metadata = begin(snakemake.log[0], snakemake.params, snakemake.config)
-targets = snakemake.params.targets
+source, settings, model = snakemake.input, snakemake.params, snakemake.wildcards.model
 mr = estimate_shard(
-    snakemake.wildcards.model,
-    tables.read_table(snakemake.input.sequences),
-    snakemake.input.effects,
-    snakemake.input.references,
-    [
-        Pair(name, pair["exposure"], pair["outcome"])
-        for name, pair in snakemake.params.pairs.items()
-    ],
-    motifs.of_targets(motifs.read_jaspar(snakemake.input.motifs), targets),
+    model,
+    tables.read_table(source.sequences),
+    source.effects,
+    source.references,
+    [Pair(name, pair["exposure"], pair["outcome"]) for name, pair in settings.pairs.items()],
+    motifs.of_targets(motifs.read_jaspar(source.motifs), settings.targets),
     Settings.of(
-        snakemake.params.mr,
-        snakemake.params.instruments,
-        both_strands=not snakemake.params.strand,
-        seed=snakemake.params.seed,
+        settings.mr, settings.instruments, both_strands=not settings.strand, seed=settings.seed
     ),
-    {name: target["type"] for name, target in targets.items()},
+    responses(model, settings.targets, settings.responses, source.calibrators, source.scales),
 )
 tables.write_table(mr, snakemake.output.mr, tables.MR, metadata)

@@ -9,15 +9,14 @@ from deepmr.shards.membership import members
 
 metadata = begin(snakemake.log[0], snakemake.params, snakemake.config)
 settings, config, shard = snakemake.params.settings, snakemake.config, snakemake.wildcards
-sequences = tables.read_table(snakemake.input.sequences)
-rows = members(sequences["sequence_id"].to_pylist(), shard.scatteritem)
-model = checkpoint.load(snakemake.input.model)
-prediction, draws = settings["prediction"], settings["draws"]
+source, prediction, draws = snakemake.input, settings["prediction"], settings["draws"]
+sequences = tables.read_table(source.sequences)
+model = checkpoint.load(source.model, laplace=source.laplace or None)
 write_shard(
     model,
-    sequences.take(rows),
+    sequences.take(members(sequences["sequence_id"].to_pylist(), shard.scatteritem)),
     settings["targets"],
-    DrawSet(draws["method"], draws["number"], settings["seed"], len(model.members)),
+    DrawSet(draws["method"], draws["draws"], settings["seed"], len(model.members)),
     snakemake.output.effects,
     snakemake.output.references,
     metadata,
@@ -26,6 +25,6 @@ write_shard(
     rows_per_batch=prediction["rows_per_batch"],
     workers=snakemake.threads,
     resume_dir=f"{config['results']}/effects/.resume/model={shard.model}/{shard.scatteritem}",
-    fingerprint=snakemake.params.code + provenance.content_hash(snakemake.input.model),
+    fingerprint=snakemake.params.code + provenance.content_hash(source.model, *source[2:]),
     save_every=config["sharding"]["save_every"],
 )

@@ -1,4 +1,4 @@
-"""Draw how well a model predicts."""
+"""Draw how well a model predicts, before and after calibration."""
 
 from deepmr import tables
 from deepmr.figures import sets, style
@@ -6,12 +6,14 @@ from deepmr.held_out import read_held_out
 from deepmr.job import begin
 
 begin(snakemake.log[0], snakemake.params, snakemake.config)
-targets = snakemake.params.targets
-test = read_held_out(snakemake.input.windows, snakemake.input.predictions, list(targets), "test")
+source, targets = snakemake.input, snakemake.params.targets
 figures = sets.model_figures(
-    test,
+    read_held_out(source.windows, source.predictions, list(targets), "test"),
     list(targets.values()),
-    tables.read_table(snakemake.input.history).to_pandas(),
+    tables.read_table(source.history).to_pandas(),
+    tables.read_table(source.calibration).to_pandas(),
+    tables.read_table(source.calibrators),
+    snakemake.wildcards.model,
     bins=snakemake.params.bins,
     seed=snakemake.params.seed,
 )

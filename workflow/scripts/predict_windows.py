@@ -8,7 +8,7 @@ from deepmr.models import checkpoint
 from deepmr.predict import write_predictions
 
 metadata = begin(snakemake.log[0], snakemake.params, snakemake.config)
-model = checkpoint.load(snakemake.input.model)
+model = checkpoint.load(snakemake.input.model, laplace=snakemake.input.laplace or None)
 prediction, draws = snakemake.params.prediction, snakemake.params.draws
 with open_reader(snakemake.params.data, snakemake.params.index) as reader:
     write_predictions(

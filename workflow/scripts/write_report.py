@@ -5,7 +5,8 @@ from pathlib import Path
 from deepmr import tables
 from deepmr.job import begin
 from deepmr.report import run
-from deepmr.report.render import read_captions, write
+from deepmr.report.pictures import read_captions
+from deepmr.report.render import write
 
 metadata = begin(snakemake.log[0], snakemake.params, snakemake.config)
 source, config = snakemake.input, snakemake.config
@@ -15,6 +16,8 @@ write(
     meta=tables.read_table(source.meta).to_pandas(),
     mr=tables.read_table(source.mr, columns).to_pandas(),
     calibration=tables.read_table(source.calibration).to_pandas(),
+    calibrators=tables.read_table(source.calibrators).to_pandas(),
+    uncertainty=tables.read_table(source.uncertainty).to_pandas(),
     truth=tables.read_table(source.truth).to_pandas() if source.truth else None,
     pairs=config["pairs"],
     captions=read_captions(Path(source.captions[0]).parent),

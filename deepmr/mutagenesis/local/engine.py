@@ -77,7 +77,10 @@ class LocalEngine:
             self.plans.append(plan)
             self._networks.append(network)
             taken = max(taken, sizes.bytes)
-        self.gain = min(plan.speed_up(1 + drawn.n_draws, shared=True) for plan in self.plans)
+        self.gain = min(
+            plan.speed_up(member.n_masked, shared=True)
+            for plan, member in zip(self.plans, drawn.members, strict=True)
+        )
         self.most_at_once: int | None = max(1, int(memory // max(taken, 1)))
 
     def __call__(self, codes: Codes) -> Effects:
@@ -118,23 +121,26 @@ class LocalEngine:
         delta = inputs.new_zeros((model.length, 3, functions, k))
         for member, network in zip(model.members, self._networks, strict=True):
             values, changes = network(inputs)
+            side = (member.n_side_by_side, k)
+            values = values.unflatten(-1, side).flatten(0, 1)
+            changes = changes.unflatten(-1, side).flatten(2, 3)
             places = torch.tensor(member.draws, device=inputs.device) + 1
             reference[0] += values[0] / len(model.members)
             delta[:, :, 0] += changes[:, :, 0] / len(model.members)
-            reference[places] = values[1:] if member.masked else values
-            delta[:, :, places] = changes[:, :, 1:] if member.masked else changes
+            reference[places] = values[1:] if member.eval_first else values
+            delta[:, :, places] = changes[:, :, 1:] if member.eval_first else changes
         return reference, delta
 
     def _prepare(self, member: DrawnMember, memory: float) -> tuple[Plan, LocalNetwork, Sizes]:
         model = self._model
         network = member.network
-        columns = model.heads.tolist()
-        graph, left = keep_columns(capture(network.network, model.length), columns)
+        graph, left = keep_columns(capture(network.network, model.length), member.columns)
         plan = make_plan(graph, model.length)
         itemsize = torch.finfo(network.dtype).bits // 8
-        functions = sum(masks.number for masks in member.chunks)
-        sizes = choose_sizes(plan, model.length, functions, itemsize, model.device.type, memory)
-        for line in plan.describe(functions):
+        sizes = choose_sizes(
+            plan, model.length, member.n_masked, itemsize, model.device.type, memory
+        )
+        for line in plan.describe(member.n_masked):
             logger.info("local engine: %s", line)
         for number, site in enumerate(network.sites):
             logger.info("local engine: dropout site %d: %s", number, site)
@@ -163,7 +169,7 @@ class LocalEngine:
                 rows = mutants(codes, 1 + 3 * start, 1 + 3 * (start + few))
                 batch = torch.from_numpy(one_hot(np.concatenate([codes[None], rows])))
                 straight = member.network(batch.to(model.device, model.dtype), masks)
-                straight = straight[..., model.heads]
+                straight = straight[..., member.columns]
                 expected = (straight[:, 1:] - straight[:, :1]).unflatten(1, (few, 3))
                 reference, delta = network.some_draws(inputs, range(start, start + few))
                 found = delta[:, :, : masks.number].permute(2, 0, 1, 3)

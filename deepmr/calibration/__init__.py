@@ -1,0 +1,3 @@
+from deepmr.calibration.report import report
+
+__all__ = ["report"]
