@@ -20,14 +20,18 @@ rule calibrate_probabilities:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 120 * attempt,
     params:
-        code=fingerprint("deepmr.calibration.fit_and_judge", "deepmr.uncertainty.replicates"),
+        code=fingerprint(
+            "deepmr.calibration.fit_and_judge", "deepmr.uncertainty.replicates"
+        ),
         models=list(config["models"]),
         targets={
             name: config["targets"][name]["type"]
             for name in configuration.kept_targets(config)
         },
         calibration={
-            key: value for key, value in config["calibration"].items() if key != "apply"
+            key: value
+            for key, value in config["calibration"].items()
+            if key != "apply"
         },
         seed=config["seed"],
     script:
