@@ -113,13 +113,19 @@ def fit_all(
     list of Fitted
         Calibrator by calibrator.
     """
-    chromosomes = len(set(validation.chromosomes))
-    if chromosomes == 1:
+    chromosomes = set(validation.chromosomes)
+    if len(chromosomes) == 1:
+        (only,) = chromosomes
         logger.warning(
-            "%s: all validation windows lie on %s; what differs between chromosomes can neither "
-            "be seen in the null bands nor be calibrated for. Name more in split.validation",
+            "%s: %s; what differs between chromosomes can neither be seen in the null bands nor be "
+            "calibrated for. %s",
             model,
-            validation.chromosomes[0] or "windows without a chromosome",
+            "validation windows are of no known chromosome"
+            if only is None
+            else f"all validation windows lie on {only}",
+            "Give the label table a column chrom"
+            if only is None
+            else "Name more in split.validation",
         )
     fitted = []
     for name in settings.calibrators:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pyarrow.compute as pc
 import pytest
@@ -10,6 +13,7 @@ import yaml
 
 from deepmr import tables
 from deepmr.mr.registry import ESTIMATORS
+from tests.checkout import Checkout, Outcome
 
 NETWORK = '''
 """A network with one convolution and one dropout site."""
@@ -25,9 +29,8 @@ def build():
 '''
 
 
-@pytest.fixture(scope="module")
-def own_network(checkout, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("own")
+def write_lab(folder: Path) -> dict:
+    """Write sequences, labels and a network, and return the configuration that names them."""
     rng = np.random.default_rng(1)
     records, rows = [], ["sequence_id\tsplit\tTF\topen"]
     for i in range(60):
@@ -43,7 +46,7 @@ def own_network(checkout, tmp_path_factory):
     exec(NETWORK, names)
     torch.manual_seed(3)
     torch.save(names["build"]().state_dict(), folder / "weights.pt")
-    config = {
+    return {
         "results": str(folder / "results"),
         "data": {
             "source": "sequences",
@@ -73,10 +76,28 @@ def own_network(checkout, tmp_path_factory):
             "presso_iterations": 100,
         },
     }
+
+
+def run(checkout: Checkout, folder: Path, config: dict) -> Outcome:
     path = folder / "config.yaml"
     path.write_text(yaml.safe_dump(config))
-    outcome = checkout.run("--configfile", str(path))
-    return folder / "results", outcome
+    return checkout.run("--configfile", str(path))
+
+
+@pytest.fixture(scope="module")
+def own_network(checkout, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("own")
+    return folder / "results", run(checkout, folder, write_lab(folder))
+
+
+@pytest.fixture(scope="module")
+def ensemble_of_one(checkout, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("one")
+    config = write_lab(folder)
+    config["uncertainty"] = {"method": "ensemble"}
+    config["calibration"] = {"apply": "platt"}
+    config["mr"] = {"methods": ["ivw"], "primary": "ivw"}
+    return folder / "results", run(checkout, folder, config)
 
 
 def test_nothing_is_trained(own_network):
@@ -118,3 +139,24 @@ def test_every_estimator_reaches_the_tables_and_the_report(own_network):
 def test_report_says_the_heads_are_not_learned(own_network):
     html = (own_network[0] / "report.html").read_text()
     assert "poorly learned" in html.lower() or "badly" in html.lower() or "AUROC" in html
+
+
+def test_an_ensemble_of_one_is_named_and_the_rest_of_the_run_goes_on(ensemble_of_one):
+    results, outcome = ensemble_of_one
+    assert "models.mine.members: 1, but uncertainty.method is ensemble" in outcome.text
+    mr = tables.read_table(results / "mr.parquet")
+    assert pc.unique(mr["status"]).to_pylist() == ["too_few_draws"]
+    assert tables.read_table(results / "calibration.parquet").num_rows == 2 * 2 * 6
+    (status,) = set(tables.read_table(results / "uncertainty.parquet")["status"].to_pylist())
+    assert status == "no_reference"
+    assert "An ensemble of one network makes one draw" in (results / "report.html").read_text()
+
+
+def test_targets_too_rare_to_calibrate_are_named_and_stay_as_they_are(ensemble_of_one):
+    results, _ = ensemble_of_one
+    log = (results / "logs" / "calibrate_probabilities.log").read_text()
+    assert "validation windows are of no known chromosome" in log
+    assert re.search(r"mine, TF: stays as predicted, because of 1\d validation windows \d", log)
+    calibrators = tables.read_table(results / "calibrators.parquet").to_pylist()
+    of_tf = {row["status"] for row in calibrators if row["target"] == "TF"}
+    assert of_tf <= {"too_few_positives", "too_few_negatives"}
