@@ -18,6 +18,8 @@ from deepmr.report.table import Cell, Row, Table, as_count, as_float, name_of, r
 from deepmr.uncertainty.replicates import RETRAINED, TRUTH
 
 NO_REFERENCE = "no_reference"
+_LARGEST = 100
+"""A larger mean squared z is that of a few mutations; its digits say nothing."""
 _TOO_FEW = (NO_REFERENCE, "too_few_members", "too_few_degrees_of_freedom")
 
 _REFERENCE_WORDS = {RETRAINED: "retrained networks", TRUTH: "simulated truth"}
@@ -138,6 +140,8 @@ def _row(row: Mapping[str, object], several: bool, settings: Settings) -> Row:
 
 def _interval(row: Mapping[str, object], name: str) -> str | Cell:
     value, low, high = (as_float(row[name + end]) for end in ("", "_low", "_high"))
+    if value > _LARGEST:
+        return Cell(f">{wording.NBSP}{_LARGEST}", marked=True)
     if not np.isfinite([value, low, high]).all():
         return wording.number(value)
     places = wording.decimals(low, high)

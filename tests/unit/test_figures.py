@@ -412,3 +412,13 @@ def test_bad_input_is_named():
         uncertainty.predictions(["A"], np.zeros((5, 3, 1)), np.zeros((4, 1)))
     with pytest.raises(ValueError, match="lacks the columns train_loss"):
         prediction.learning_curves(toy_report.history().drop(columns="train_loss"))
+
+
+def test_a_mean_square_that_a_few_mutations_make_is_not_printed_with_all_its_digits():
+    of = replicates(se=0.5)
+    of.se["GATA1"][::200] *= 1e-5
+    table = judged(of)
+    assert (table["zms"] > 1000).all()
+    said = texts(uncertainty.standard_errors(of, "GATA1", table))
+    assert "retrained networks: ZMS > 100" in said
+    assert "the scale is then the RMS error over the RMS SE" in said.replace("\n", " ")
