@@ -162,7 +162,8 @@ def on_scale(
     Raises
     ------
     ValueError
-        If the scale is unknown, shapes disagree or only one of the eval logits is given.
+        If the scale is unknown, shapes disagree, there is no draw or only one of the eval logits
+        is given.
     """
     if scale not in SCALES:
         raise ValueError(f"effect scale {scale!r} is unknown; write one of {', '.join(SCALES)}")
@@ -173,6 +174,8 @@ def on_scale(
             "reference_draws must have shape (draws,) and delta_draws (mutations, draws); "
             f"found {reference.shape} and {delta.shape}"
         )
+    if reference.size == 0:
+        raise ValueError("there is no draw to take effects from; give one or more")
     if (reference_eval is None) != (delta_eval is None):
         raise ValueError("give both reference_eval and delta_eval, or neither")
     respond = _RESPONSE[response.kind] if scale == "probability" else _as_it_is

@@ -65,7 +65,7 @@ def predicted(draws: ArrayLike) -> Predicted:
     ValueError
         On another shape, or on a logit that is not finite.
     """
-    logits = np.asarray(draws, dtype=np.float64)
+    logits = np.ascontiguousarray(draws, dtype=np.float64)  # means round by memory order
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(
             f"draws have the shape {logits.shape}: they must be (windows, draws); "

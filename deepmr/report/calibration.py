@@ -143,6 +143,8 @@ def why_unfitted(row: Mapping[str, object], settings: Settings) -> str:
             f"{number:,} of {n:,} validation windows have label {label}, "
             f"{settings.minimum_positives} are needed"
         )
+    if status == "one_class":
+        return f"every label of the {n:,} validation windows is the same"
     return wording.status(status)
 
 

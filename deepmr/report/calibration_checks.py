@@ -177,6 +177,16 @@ def _chromosomes(calibration: pd.DataFrame) -> list[Check]:
     ]
 
 
+def _not_judged(uncertainty: pd.DataFrame, several: bool) -> str:
+    """Return a sentence on the targets whose standard errors could not be judged, or nothing."""
+    names = [
+        name_of(row, several)
+        for row in records(uncertainty)
+        if row["reference"] == RETRAINED and not verdict(row)
+    ]
+    return f" Not judged: {wording.joined(names)}." if names else ""
+
+
 def _standard_errors(uncertainty: pd.DataFrame, settings: Settings) -> list[Check]:
     several = uncertainty["model"].nunique() > 1
     held = [row for row in records(uncertainty) if row["reference"] == RETRAINED and verdict(row)]
@@ -208,7 +218,7 @@ def _standard_errors(uncertainty: pd.DataFrame, settings: Settings) -> list[Chec
                 "good",
                 "Standard errors cover retraining",
                 "Networks trained again from other seeds differ by no more than the standard "
-                "errors of mutations say.",
+                f"errors of mutations say.{_not_judged(uncertainty, several)}",
             )
         )
     missing = unjudged(uncertainty)

@@ -28,7 +28,7 @@ def effect_sentences(
         "No calibrator is applied to the effects (calibration.apply: none)."
         if applied == "none"
         else f"Every draw went through {named} calibration before effects were taken "
-        f"(calibration.apply: {applied})."
+        f"(calibration.apply: {applied}){_left_out(calibrators, applied)}."
     ]
     spoken = applied if applied in AFFINE else next((n for n in AFFINE if n in fitted), None)
     if applied in BENT:
@@ -113,16 +113,39 @@ def _rescaled(answer: Answer, calibrators: pd.DataFrame, name: str, settings: Se
     if not (a_x > 0 and a_y > 0):
         return f"{answer.forward.name}: nothing is known of {wording.calibrator(name)} calibration."
     applied = settings.calibrator == name
+    as_predicted = _as_predicted(calibrators, answer.model, name)
+    becomes = [
+        f"1 logit of {target} "
+        + ("stays as predicted" if target in as_predicted else f"becomes {wording.number(a)}")
+        for target, a in ((x, a_x), (y, a_y))
+    ]
     ways = [
         way
         for effect, times in ((answer.forward, a_y / a_x), (answer.reverse, a_x / a_y))
         if (way := _one_way(effect, times, applied))
     ]
     slopes = "; ".join(ways) if ways else "there is no estimate to rescale"
-    return (
-        f"With {wording.calibrator(name)} calibration 1 logit of {x} becomes "
-        f"{wording.number(a_x)} and 1 logit of {y} becomes {wording.number(a_y)}: {slopes}."
-    )
+    return f"With {wording.calibrator(name)} calibration {' and '.join(becomes)}: {slopes}."
+
+
+def _as_predicted(calibrators: pd.DataFrame, model: str, name: str) -> list[str]:
+    """Return the targets that a calibrator could not be fitted for."""
+    return [
+        str(r["target"])
+        for r in records(calibrators)
+        if r["model"] == model and r["calibrator"] == name and r["status"] != "ok"
+    ]
+
+
+def _left_out(calibrators: pd.DataFrame, name: str) -> str:
+    """Return which targets the applied map leaves as they are, as the end of a sentence."""
+    several = calibrators["model"].nunique() > 1
+    names = [
+        name_of(r, several)
+        for r in records(calibrators)
+        if r["calibrator"] == name and r["status"] != "ok"
+    ]
+    return f", except {wording.joined(names)}, which could not be calibrated" if names else ""
 
 
 def _one_way(effect: Effect, times: float, applied: bool) -> str:

@@ -35,10 +35,13 @@ class Section:
         For each model and reference: which targets' standard errors are too small, right, too wide.
     table : Table
         A row is a target and a reference; none where there is nothing to hold them against.
+    against_truth : bool
+        Whether a simulated truth is among the references.
     """
 
     summary: tuple[str, ...]
     table: Table
+    against_truth: bool
 
 
 def of_standard_errors(uncertainty: pd.DataFrame, settings: Settings) -> Section:
@@ -61,6 +64,7 @@ def of_standard_errors(uncertainty: pd.DataFrame, settings: Settings) -> Section
     return Section(
         (*_summary(held, several), *_by_size(held, several), *_without(uncertainty)),
         Table(_COLUMNS, tuple(_row(row, several, settings) for row in held), 3),
+        any(row["reference"] == "truth" for row in held),
     )
 
 

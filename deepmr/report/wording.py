@@ -174,6 +174,9 @@ def sentences(
             text.append(
                 f"Caution: {target} was poorly learned (test AUROC {number(head.auroc)}), "
                 "which biases the ratio of effects."
+                if head.status == "ok"
+                else f"Caution: whether {target} was learned is not known from the test windows "
+                f"({status(head.status)}); a head learned badly biases the ratio of effects."
             )
     return text
 

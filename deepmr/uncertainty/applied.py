@@ -23,11 +23,22 @@ def applied_scales(table: pa.Table, model: str) -> dict[str, float]:
     dict of str to float
         max(1, s) against retrained networks; 1 where s is not known, which the log says. The scale
         against a simulated truth is never applied: outside a simulation there is none.
+
+    Raises
+    ------
+    ValueError
+        If the table holds nothing of the model.
     """
+    every = table.to_pylist()
+    own = [row for row in every if row["model"] == model and row["reference"] != "truth"]
+    if not own:
+        there = ", ".join(sorted({row["model"] for row in every})) or "none"
+        raise ValueError(
+            f"the table of uncertainty has no scale of the standard errors of model {model!r}; "
+            f"it has models {there}. Make it again"
+        )
     scales = {}
-    for row in table.to_pylist():
-        if row["model"] != model or row["reference"] == "truth":
-            continue
+    for row in own:
         scale = row["recommended_scale"]
         known = scale is not None and np.isfinite(scale)
         if not known:

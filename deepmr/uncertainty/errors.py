@@ -14,15 +14,23 @@ k of K): the deviation from the mean of all members has 1 - 1/K of a member's va
 effects have the mean m_-k and the variance V_-k. Its deviation from m_-k has the variance of one
 member and that of a mean of K - 1, so
 
-    error_jk = m_jk - m_-k,    se_jk^2 = V_-k K/(K - 1) + W_-k,
+    error_jk = m_jk - m_-k,    se_jk^2 = V_-k K/(K - 1),
 
-with V_-k moderated (`deepmr.uncertainty.moderation`). W_-k, the mean variance within the other
-members over their dropout masks, belongs there only when it is part of the standard error that is
-judged. It takes no factor K/(K - 1), because m_jk is a mean over masks, and neither does the left
-out member's own variance over masks enter: the error is that of its mean. What masks add to the
-means, W/T, is inside V_-k already. Members that differ by V alone therefore show a standard error
-with W as too wide, which it is for this reference; only the truth can say whether W pays for what
-all members have in common.
+with V_-k moderated (`deepmr.uncertainty.moderation`). The mean over k of error_jk^2 is the mean of
+V_-k K/(K - 1) whatever the members say, so the scale is near 1 by construction: it is how the
+errors of large and of small V compare, and how far out they lie, that is put to the test.
+
+Where each member draws under dropout masks too, a run takes the SD of all draws, and the expected
+variance of many draws spread evenly over K members is
+
+    V (K - 1)/K + W,
+
+W the mean variance within the members. Held against a left out member, its part of V takes the
+factor K/(K - 1) as above, so se_jk^2 = V_-k + W_-k. W takes no factor, because m_jk is a mean over
+masks, and neither does the left out member's own variance over masks enter: the error is that of
+its mean. What masks add to the means, W/T, is inside V_-k already. For this reference such a
+standard error is too wide by W and too narrow by V/(K - 1); only the truth can say whether W pays
+for what all members have in common.
 """
 
 from __future__ import annotations
@@ -166,26 +174,27 @@ def against_left_out(
     if within_variance is not None:
         w = _like(within_variance, m, "within_variance")
         within = ((w.sum(axis=1, keepdims=True) - w) / (k - 1)).ravel()
-        variance, df = _added(variance, within, moderated.df)
+        variance, df = _added(moderated.variance, within, moderated.df)
     return _usable(error.ravel(), np.sqrt(variance), np.repeat(codes, k), df, moderated.prior_df)
 
 
 def ensemble_se(
     effects: ArrayLike, within_variance: ArrayLike | None = None
 ) -> tuple[Array, float | Array, float]:
-    """Return the standard error of an ensemble's mean effects: the spread of its members.
+    """Return the standard error of an ensemble's mean effects: the spread of its draws.
 
     Parameters
     ----------
     effects : array_like, shape (J, K)
         Effect of J mutations in each of K >= 2 members; logit.
     within_variance : array_like, shape (J, K), optional
-        Variance of each effect over the dropout masks of its member; its mean is added.
+        Variance of each effect over the dropout masks of its member, where a run draws from these.
 
     Returns
     -------
     se : ndarray, shape (J,)
-        Standard deviation over members, moderated over mutations.
+        Standard deviation over members, moderated over mutations; with `within_variance` that of
+        many draws spread evenly over the members, with (K - 1)/K of the variance over members.
     df : float or ndarray, shape (J,)
         Its degrees of freedom, as in `against_left_out`: prior df + K - 1.
     prior_df : float
@@ -201,8 +210,9 @@ def ensemble_se(
     variance = moderated.variance
     df: float | Array = moderated.df
     if within_variance is not None:
+        k = m.shape[1]
         within = _like(within_variance, m, "within_variance").mean(axis=1)
-        variance, df = _added(variance, within, moderated.df)
+        variance, df = _added(variance * (k - 1) / k, within, moderated.df)
     return np.sqrt(variance), df, moderated.prior_df
 
 

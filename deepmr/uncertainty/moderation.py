@@ -7,7 +7,8 @@ chi^2_{d0} / (d0 s0^2) over mutations. With e_j = log s_j^2 - digamma(d/2) + log
     trigamma(d0/2) = var(e) - trigamma(d/2),
     log s0^2 = mean(e) + digamma(d0/2) - log(d0/2),
 
-and the variance given the data is (d0 s0^2 + d s_j^2)/(d0 + d), with d0 + d degrees of freedom.
+and the variance given the data is (d0 s0^2 + d s_j^2)/(d0 + d), with d0 + d degrees of freedom, but
+no more than the n d of all n mutations together.
 Where log variances scatter no more than chance makes them, d0 is infinite and all mutations have
 the mean variance.
 """
@@ -37,7 +38,7 @@ class Moderated:
     variance : ndarray of float64, shape (n,)
         Moderated variance.
     df : float
-        Its degrees of freedom, d0 + d; may be infinite.
+        Its degrees of freedom, d0 + d but at most n d; infinite when all variances are 0.
     prior_df, prior_variance : float
         d0 and s0^2.
     """
@@ -79,10 +80,11 @@ def moderate(variances: ArrayLike, df: float) -> Moderated:
     if not x.any():
         return Moderated(np.zeros_like(x), np.inf, np.inf, 0.0)
     prior_df, prior_variance = _prior(x, df)
+    pooled_df = float(x.size * df)
     if np.isinf(prior_df):
-        return Moderated(np.full_like(x, prior_variance), np.inf, np.inf, prior_variance)
+        return Moderated(np.full_like(x, prior_variance), pooled_df, np.inf, prior_variance)
     posterior = (prior_df * prior_variance + df * x) / (prior_df + df)
-    return Moderated(posterior, prior_df + df, prior_df, prior_variance)
+    return Moderated(posterior, min(prior_df + df, pooled_df), prior_df, prior_variance)
 
 
 def trigamma_inverse(values: ArrayLike) -> Array:

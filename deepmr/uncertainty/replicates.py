@@ -111,6 +111,9 @@ def in_use(
 ) -> tuple[Array, Array, float | Array, float]:
     """Return the effects and standard errors that a run with this method uses.
 
+    With ``ensemble_mc_dropout`` a run takes the SD of its draws, without moderation; here it is
+    what many draws would give, and its part between the members is moderated.
+
     Parameters
     ----------
     replicates : Replicates
@@ -118,7 +121,8 @@ def in_use(
     target : str
         One of its targets.
     method : str
-        One of `deepmr.draws.METHODS`. With an ensemble all members together, else the first.
+        One of `deepmr.draws.METHODS`. With an ensemble all members together, else the first. One
+        network under dropout masks is the same with ``ensemble_mc_dropout`` and ``mc_dropout``.
 
     Returns
     -------
@@ -130,9 +134,10 @@ def in_use(
         Of moderated variances; NaN where none were.
     """
     effects = replicates.effects[target]
-    if not method.startswith("ensemble"):
+    alone = replicates.members < 2
+    if not method.startswith("ensemble") or (alone and method != "ensemble"):
         return effects[:, 0], replicates.se[target][:, 0], np.inf, np.nan
-    if replicates.members < 2:
+    if alone:
         return effects[:, 0], np.full(len(effects), np.nan), np.inf, np.nan
     return effects.mean(axis=1), *ensemble_se(effects, _within(replicates, target, method))
 

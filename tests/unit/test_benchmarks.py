@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import coverage, invalid_instruments, mr, mutagenesis
+from benchmarks import calibration, coverage, invalid_instruments, mr, mutagenesis
+from deepmr import tables
+from deepmr.calibration.fitting import NAMES
 
 
 def test_the_benchmark_of_mutagenesis_compares_like_with_like(
@@ -145,3 +147,40 @@ def test_the_benchmark_of_invalid_instruments(
     judged = [row for row in result["results"] if "share_not_estimated" in row]
     assert {"bayesian_mode", "ivw", "egger"} <= {row["method"] for row in judged}
     assert all(row["share_not_estimated"] == 0 for row in judged)
+
+
+def test_the_benchmark_of_calibration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert calibration.main(["--quick", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert all(result["claims"].values())
+    assert [setting["rate"] for setting in result["calibrators"]] == [0.039, 0.002]
+    for setting in result["calibrators"]:
+        maps = setting["maps"]
+        assert set(maps) == {"truth", "none", *NAMES, "platt, no prior", "known map"}
+        assert maps["platt"]["excess"] < maps["temperature"]["excess"] < maps["none"]["excess"]
+        for name in NAMES:
+            assert 0 < maps[name]["excess"] <= maps[name]["excess_worst"]
+        assert maps["isotonic"]["zero_effects"] > 0.5
+        assert maps["isotonic"]["refused"] == 1
+        assert maps["centred_isotonic"]["zero_effects_most"] == 0
+    assert set(result["null_bands"]) == set(tables.METRICS)
+    (few,) = result["uncertainty"]
+    assert few["coverage"]["chi2"] < 0.6 < few["coverage"]["zms"]
+    assert few["width"]["chi2"] < few["width"]["zms"]
+
+
+def test_a_false_claim_about_calibration_ends_the_benchmark_with_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def beside_the_truth(*arguments: Any, **options: Any) -> tuple[float, float, float]:
+        return 5.0, 4.5, 5.5
+
+    quick = calibration.Size((2_000,), 1, 2, 20, (5,), 2, 20)
+    monkeypatch.setitem(calibration.SIZES, True, quick)
+    monkeypatch.setattr(calibration, "zms_interval", beside_the_truth)
+    monkeypatch.setattr(calibration, "refused", lambda fitted, zeroed: False)
+    assert calibration.main(["--quick", "--json"]) == 1
+    claims = json.loads(capsys.readouterr().out.splitlines()[-1])["claims"]
+    assert not claims["bootstrap_holds_and_chi2_does_not"]
+    assert not claims["only_isotonic_makes_effects_zero"]
+    assert claims["temperature_cannot_mend_a_shift"]

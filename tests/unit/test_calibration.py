@@ -83,6 +83,13 @@ def test_probabilities_are_exact_in_both_tails(logits):
     assert got.log_q[0] == pytest.approx(log_q, rel=1e-12)
 
 
+def test_predictions_do_not_depend_on_the_order_in_memory():
+    draws = np.random.default_rng(0).normal(-2, 1, (997, 40))
+    found, other = predicted(draws), predicted(np.asfortranarray(draws))
+    np.testing.assert_array_equal(found.log_p, other.log_p)
+    np.testing.assert_array_equal(found.log_q, other.log_q)
+
+
 def test_a_saturated_wrong_logit_costs_what_it_says():
     row = one(np.array([0.0, 1.0]), np.array([800.0, 5.0]))
     assert row["nll"] == pytest.approx((800 + np.log1p(np.exp(-5))) / 2, rel=1e-12)

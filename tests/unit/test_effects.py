@@ -122,3 +122,8 @@ def test_error_correlation_without_variation_or_with_other_shape():
     assert rho[1] == 1.0
     with pytest.raises(ValueError, match=r"found \(2, 2\) and \(2,\)"):
         error_correlation(x, x[0])
+
+
+def test_without_a_draw_there_is_no_effect():
+    with pytest.raises(ValueError, match="no draw"):
+        on_scale(np.zeros(0), np.zeros((4, 0)))

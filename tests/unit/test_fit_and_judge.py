@@ -183,3 +183,5 @@ def test_the_scale_of_standard_errors_widens_and_never_narrows(tmp_path, caplog)
         found = responses("cnn", targets, applied, None, path)
     assert [found[name].se_scale for name in TARGETS] == [1.4, 1.0, 1.0]
     assert "rare: no scale of the standard errors is known (too_few_members)" in caplog.text
+    with pytest.raises(ValueError, match=r"no scale .* model 'new'; it has models cnn, other"):
+        responses("new", targets, applied, None, path)

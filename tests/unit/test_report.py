@@ -213,7 +213,9 @@ def test_poor_and_unknown_heads_are_warned_of():
     assert "open (every label is the same)" in words
     assert "GATA1 and open lie below 0.75" in words
     assert "Nothing is known of JUND." in words
-    assert "Caution: GATA1 was poorly learned (test AUROC 0.62)" in said(everything, 0, poor)
+    words = said(everything, 0, poor)
+    assert "Caution: GATA1 was poorly learned (test AUROC 0.62)" in words
+    assert "whether open was learned is not known from the test windows (every label" in words
 
 
 def test_few_sequences_and_many_pairs_are_warned_of():

@@ -19,7 +19,7 @@ from deepmr.calibration.parameters import to_table
 from deepmr.held_out import HeldOut
 from deepmr.report import rescaling, standard_errors, wording
 from deepmr.report.answers import Settings, answers
-from deepmr.report.calibration import in_words, of_predictions, outside
+from deepmr.report.calibration import in_words, of_predictions, outside, why_unfitted
 from deepmr.report.calibration_checks import calibration_checks
 from deepmr.report.render import render
 from deepmr.report.table import Cell, Heading
@@ -127,6 +127,11 @@ def test_every_mark_is_a_value_outside_its_band(run, section):
             assert cells["Cox slope"].marked == (slope < low or slope > high)
 
 
+def test_labels_of_one_class_are_said_to_be_those_of_the_validation_windows():
+    row = {"status": "one_class", "n": 1400, "n_positive": 0}
+    assert why_unfitted(row, PLAIN) == "every label of the 1,400 validation windows is the same"
+
+
 def test_targets_that_stay_as_predicted_say_why_with_the_number(section):
     heading, rows = group(section.test, "NRF1")
     assert heading.note == (
@@ -192,7 +197,7 @@ def test_effects_of_calibration_in_words(run, found):
         f"{a:.2f}: θ of GATA1 → open would read {0.93 * a / a_x:.2f} instead of 0.93 (× "
     )
     # a target that was not calibrated keeps its logits
-    assert f"1 logit of NRF1 becomes 1.00 and 1 logit of open becomes {a:.2f}" in text[2]
+    assert f"1 logit of NRF1 stays as predicted and 1 logit of open becomes {a:.2f}" in text[2]
     assert any("z and p of every effect stay as they are" in t for t in text)
     assert any(t.startswith("Beta and centred isotonic calibration, if applied,") for t in text)
     share = calibrators.query("target == 'open' and calibrator == 'isotonic'")["zero_effects"]
@@ -204,6 +209,7 @@ def test_an_applied_map_says_what_the_estimate_would_be_without(run, found):
     settings = replace(PLAIN, calibrator="platt")
     text = [plain(t) for t in rescaling.effect_sentences(calibrators, found, settings)]
     assert text[0].startswith("Every draw went through Platt calibration")
+    assert "except NRF1, JUND and counted, which could not be calibrated." in text[0]
     a_x, a_y = rescaling.factors(calibrators, "cnn", "GATA1", "open", "platt")
     assert f"reads 0.93 instead of {0.93 * a_x / a_y:.2f} (× {a_y / a_x:.2f})" in text[1]
     bent = rescaling.effect_sentences(calibrators, found, replace(PLAIN, calibrator="beta"))
@@ -274,6 +280,8 @@ def test_truth_is_a_reference_that_is_never_applied():
     )
     row = dict(zip(shown.table.columns, shown.table.rows[0], strict=True))
     assert (row["held against"], row["applied"]) == ("simulated truth", "never")
+    assert shown.against_truth
+    assert not standard_errors.of_standard_errors(judged_errors(), settings).against_truth
     assert shown.summary[0].startswith(
         "Against simulated truth, standard errors are too small for GATA1"
     )
@@ -356,6 +364,13 @@ def test_checks_of_standard_errors(run):
     for se in (0.1, 0.3):
         checks = listed(*run, judged_errors(se=se))
         assert checks["Standard errors cover retraining"][0] == "good"
+        assert "Not judged" not in checks["Standard errors cover retraining"][1]
+    unknown = judged_errors(se=0.1)
+    retrained = (unknown["target"] == "open") & (unknown["reference"] == "retrained")
+    unknown.loc[retrained, "status"] = "too_few_degrees_of_freedom"
+    unknown.loc[retrained, ["se_scale", "se_scale_low", "se_scale_high"]] = np.nan
+    _, text = listed(*run, unknown)["Standard errors cover retraining"]
+    assert text.endswith("Not judged: open.")
     checks = listed(*run, judged_errors(members=1, truth=True, se=0.05))
     level, text = checks["Standard errors are not held against retraining"]
     assert level == "note"

@@ -91,11 +91,27 @@ def test_variance_within_members_widens_what_members_do_not_show() -> None:
     variance = np.full((20_000, k), within)
     errors = against_left_out(spread, np.arange(20_000), variance)
     expected = between * k / (k - 1)
-    assert zms(errors) == pytest.approx(expected / (expected + within), abs=0.01)
-    # One draw of the left out member, instead of its mean, has its own variance too.
-    drawn = errors.error + np.sqrt(within) * rng.standard_normal(errors.error.size)
-    one_draw = Errors(drawn, errors.se, errors.sequence, errors.df)
-    assert zms(one_draw) == pytest.approx(1, abs=0.02)
+    assert zms(errors) == pytest.approx(expected / (between + within), abs=0.01)
+
+
+@pytest.mark.parametrize("k", [2, 3, 6])
+def test_the_standard_error_under_masks_is_the_sd_of_the_draws_of_a_run(k: int) -> None:
+    rng = np.random.default_rng(k)
+    members, n_draws = rng.standard_normal((4000, k)), 240
+    run = members[:, np.arange(n_draws) % k] + 0.5 * rng.standard_normal((4000, n_draws))
+    alone = members[..., None] + 0.5 * rng.standard_normal((4000, k, n_draws))
+    se, _, _ = ensemble_se(alone.mean(axis=2), alone.var(axis=2, ddof=1))
+    assert np.mean(se**2) == pytest.approx(np.mean(run.var(axis=1, ddof=1)), rel=0.02)
+
+
+@given(st.integers(3, 7), st.integers(0, 1000))
+def test_members_that_predict_each_other_cannot_show_a_wrong_scale(k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    effects = rng.normal(size=(9, k)) * np.exp(rng.normal(size=(9, k)))
+    error = against_left_out(effects, np.arange(9)).error
+    # The mean over members of V_-k is V.
+    expected = np.mean(effects.var(axis=1, ddof=1)) * k / (k - 1)
+    assert np.mean(error**2) == pytest.approx(expected)
 
 
 def test_the_left_out_members_own_variance_is_not_used() -> None:
@@ -115,10 +131,11 @@ def test_degrees_of_freedom_grow_with_a_known_part() -> None:
     alone, df, prior_df = ensemble_se(effects)
     assert df == prior_df + 3
     total, summed_df, _ = ensemble_se(effects, np.ones((40, 4)))
-    np.testing.assert_allclose(total**2, alone**2 + 1)
-    np.testing.assert_allclose(summed_df, df * (total / alone) ** 4)
+    between = alone**2 * 3 / 4
+    np.testing.assert_allclose(total**2, between + 1)
+    np.testing.assert_allclose(summed_df, df * (total**2 / between) ** 2)
     unchanged, same_df, _ = ensemble_se(effects, np.zeros((40, 4)))
-    np.testing.assert_allclose(unchanged, alone)
+    np.testing.assert_allclose(unchanged**2, between)
     np.testing.assert_allclose(same_df, df)
 
 

@@ -62,9 +62,16 @@ def test_simulated_priors_are_found(prior_df: float, df: int) -> None:
 def test_variances_that_differ_by_chance_alone_become_their_mean() -> None:
     even = np.array([0.9, 1.0, 1.1, 1.3, 0.8])
     found = moderate(even, 4)
-    assert np.isinf([found.prior_df, found.df]).all()
+    assert (found.prior_df, found.df) == (np.inf, 20)
     np.testing.assert_allclose(found.variance, even.mean())
     assert moderate([0.5], 3).variance == pytest.approx([0.5])
+
+
+def test_no_more_degrees_of_freedom_than_all_mutations_have() -> None:
+    assert moderate([0.5], 3).df == 3
+    two = moderate([0.5, 2.0], 3)
+    assert two.prior_df + 3 > 6
+    assert two.df == 6
 
 
 def test_zeros_alone_stay_zeros_and_most_zeros_do_not_matter() -> None:

@@ -17,8 +17,8 @@ rule calibrate_probabilities:
     conda:
         "../../envs/stats.yaml"
     resources:
-        mem_mb=lambda wildcards, attempt: 8000 * attempt,
-        runtime=lambda wildcards, attempt: 120 * attempt,
+        mem_mb=lambda wildcards, attempt: 16000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
     params:
         code=fingerprint(
             "deepmr.calibration.fit_and_judge", "deepmr.uncertainty.replicates"
