@@ -186,40 +186,46 @@ def judge(
     rows = []
     for split, windows in held_out.items():
         for k, (target, kind) in enumerate(zip(windows.targets, kinds, strict=True)):
-            measured = ~np.isnan(windows.labels[:, k])
-            labels = windows.labels[measured, k]
-            draws = windows.draws[measured, :, k].astype(np.float64)
-            chromosomes = windows.chromosomes[measured]
-
-            def numbers(
-                outputs: np.ndarray,
-                labels: np.ndarray = labels,
-                kind: str = kind,
-                chromosomes: np.ndarray = chromosomes,
-                target: str = target,
-            ) -> dict[str, object]:
-                return evaluate(
-                    labels,
-                    outputs,
-                    kind,
-                    chromosomes,
-                    bins=settings.bins,
-                    simulations=settings.simulations,
-                    rng=target_rng(settings.seed, target),
+            own = [by_key[name, target] for name in settings.calibrators]
+            found = _judge_target(windows, k, kind, own, settings)
+            status = found[0]["status"]
+            if split == "test" and status in _WHY:
+                logger.warning(
+                    "%s, %s: not judged on the %d test windows that were measured (%s): %s",
+                    *(model, target, found[0]["n"], status, _WHY[str(status)]),
                 )
-
-            key = {"model": model, "target": target, "split": split}
-            plain = numbers(draws)
-            rows.append(key | {"calibrator": "none"} | plain)
-            for name in settings.calibrators:
-                one = by_key[name, target]
-                found = dict(plain)
-                if one.status == "ok":
-                    found = numbers(calibrated_draws(one.calibrator, draws))
-                else:
-                    found["status"] = one.status
-                rows.append(key | {"calibrator": name} | found)
+            rows += [{"model": model, "target": target, "split": split} | row for row in found]
     return pd.DataFrame(rows, columns=CALIBRATION.names)
+
+
+def _judge_target(
+    windows: HeldOut, column: int, kind: str, fitted: Sequence[Fitted], settings: Settings
+) -> list[dict[str, object]]:
+    """Return the metrics of one target as predicted, and after each of its calibrators."""
+    measured = ~np.isnan(windows.labels[:, column])
+    draws = windows.draws[measured, :, column].astype(np.float64)
+
+    def metrics(outputs: np.ndarray) -> dict[str, object]:
+        return evaluate(
+            windows.labels[measured, column],
+            outputs,
+            kind,
+            windows.chromosomes[measured],
+            bins=settings.bins,
+            simulations=settings.simulations,
+            rng=target_rng(settings.seed, windows.targets[column]),
+        )
+
+    plain = metrics(draws)
+    rows = [{"calibrator": "none"} | plain]
+    for one in fitted:
+        found = (
+            metrics(calibrated_draws(one.calibrator, draws))
+            if one.status == "ok"
+            else plain | {"status": one.status}
+        )
+        rows.append({"calibrator": one.name} | found)
+    return rows
 
 
 def share_of_zero_effects(

@@ -187,7 +187,17 @@ def _summary(calibration: pd.DataFrame, calibrators: pd.DataFrame) -> list[str]:
         start = "As predicted" if name == "none" else f"With {wording.calibrator(str(name))}"
         inside = f"{len(shown) - len(off)} of {len(shown)} targets"
         text.append(f"{start}: {inside}{f', not {wording.joined(off)}' if off else ''}")
-    return text
+    return text + _not_judged(calibration, several)
+
+
+def _not_judged(calibration: pd.DataFrame, several: bool) -> list[str]:
+    test = calibration[(calibration["split"] == "test") & (calibration["calibrator"] == "none")]
+    named = [
+        f"{name_of(row, several)} ({wording.status(str(row['status']))})"
+        for row in records(test)
+        if row["status"] in ("one_class", "no_labels")
+    ]
+    return [f"Not judged on test windows: {wording.joined(named)}"] if named else []
 
 
 def _metrics(row: Mapping[str, object], settings: Settings) -> tuple[str | Cell, ...]:

@@ -62,7 +62,12 @@ def of_standard_errors(uncertainty: pd.DataFrame, settings: Settings) -> Section
     several = uncertainty["model"].nunique() > 1
     held = [row for row in rows if row["status"] != NO_REFERENCE]
     return Section(
-        (*_summary(held, several), *_by_size(held, several), *_without(uncertainty)),
+        (
+            *_summary(held, several),
+            *_by_size(held, several),
+            *_same_spread(held),
+            *_without(uncertainty),
+        ),
         Table(_COLUMNS, tuple(_row(row, several, settings) for row in held), 3),
         any(row["reference"] == "truth" for row in held),
     )
@@ -206,6 +211,16 @@ def _by_size(held: Sequence[Mapping[str, object]], several: bool) -> list[str]:
         f"Some mutations of {wording.joined(named)} have next to no standard error and decide the "
         "mean squared z by themselves; s is there the root mean squared error over the root mean "
         "squared standard error, in which they count for little."
+    ]
+
+
+def _same_spread(held: Sequence[Mapping[str, object]]) -> list[str]:
+    own = [r for r in held if r["method"] == "ensemble" and r["reference"] == RETRAINED]
+    if not any(verdict(row) for row in own):
+        return []
+    return [
+        "The members of an ensemble are themselves the retrained networks: s is near 1 by "
+        "construction and says nothing of the size of the standard errors."
     ]
 
 

@@ -142,6 +142,8 @@ def test_the_log_names_what_cannot_be_calibrated(caplog):
     assert "all validation windows lie on chr1" in told
     assert "cnn, rare: stays as predicted, because of 400 validation windows 7 have label 1" in told
     assert told.count("cnn, absent: stays as predicted") == 1
+    assert "cnn, absent: not judged on the 400 test windows that were measured (one_class)" in told
+    assert "even" not in told
 
 
 def test_responses_of_a_run(made, tmp_path):

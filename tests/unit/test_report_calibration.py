@@ -299,6 +299,8 @@ def test_without_a_reference_the_report_says_how_to_get_one():
         "Against retrained networks, standard errors are not judged for GATA1 (too few networks)"
     )
     assert "set models.cnn.members: 6" in two.summary[1]
+    four = standard_errors.of_standard_errors(judged_errors("ensemble", members=4), PLAIN)
+    assert "s is near 1 by construction" in " ".join(four.summary)
 
 
 def test_checks_warn_of_predictions_and_say_what_mends_them(run):
