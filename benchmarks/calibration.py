@@ -45,7 +45,7 @@ from numpy.typing import NDArray
 from scipy import stats
 from scipy.special import expit
 
-from deepmr import tables
+from deepmr import schemas
 from deepmr.calibration.fitting import NAMES, Fitted, fit, fit_targets
 from deepmr.calibration.maps import (
     Affine,
@@ -250,7 +250,7 @@ def shift(size: Size) -> dict[str, float]:
 def bands(size: Size) -> dict[str, float]:
     """Return how often the band of each metric holds a perfect model."""
     chromosomes = np.repeat([f"chr{i}" for i in range(CHROMOSOMES)], NULL_WINDOWS // CHROMOSOMES)
-    held = dict.fromkeys(tables.METRICS, 0)
+    held = dict.fromkeys(schemas.METRICS, 0)
     for model in range(size.models):
         rng = np.random.default_rng([SEED, 8, model])
         truth, _ = mixture(rng, NULL_WINDOWS, COMMON)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from deepmr import tables
+from deepmr import schemas, tables
 from deepmr.draws import DrawSet
 from deepmr.genome.alphabet import Codes, one_hot
 from deepmr.mutagenesis.drawn_model import DrawnModel, Model
@@ -162,5 +162,5 @@ def write_predictions(
     table = pa.table(
         {"sequence_id": held_out["sequence_id"], "split": held_out["split"], **columns}
     )
-    schema = tables.predictions_schema(targets, drawn.shape[1])
+    schema = schemas.predictions_schema(targets, drawn.shape[1])
     tables.write_table(table, path, schema, metadata)

@@ -22,7 +22,7 @@ from deepmr.figures import uncertainty as uncertainty_figures
 from deepmr.report.answers import Settings
 from deepmr.report.pictures import Picture, read_captions
 from deepmr.report.render import write
-from deepmr.tables import CALIBRATORS, UNCERTAINTY, replicates_schema
+from deepmr.schemas import CALIBRATORS, UNCERTAINTY, replicates_schema
 from deepmr.uncertainty.replicates import Replicates, read_replicates
 from deepmr.uncertainty.report import report as judged
 

@@ -15,7 +15,7 @@ from deepmr.calibration.maps import calibrated_draws, zero_effects
 from deepmr.calibration.parameters import to_table
 from deepmr.calibration.report import evaluate, target_rng
 from deepmr.held_out import HeldOut
-from deepmr.tables import CALIBRATION
+from deepmr.schemas import CALIBRATION
 from deepmr.uncertainty.replicates import Replicates
 
 logger = logging.getLogger(__name__)
@@ -83,9 +83,9 @@ def fit_and_judge(
     Returns
     -------
     metrics : DataFrame
-        Columns of `deepmr.tables.CALIBRATION`.
+        Columns of `deepmr.schemas.CALIBRATION`.
     calibrators : pyarrow.Table
-        Schema `deepmr.tables.CALIBRATORS`.
+        Schema `deepmr.schemas.CALIBRATORS`.
     """
     fitted = fit_all(held_out["validation"], kinds, settings, model)
     metrics = judge(held_out, kinds, fitted, settings, model)
@@ -178,9 +178,9 @@ def judge(
     Returns
     -------
     DataFrame
-        Columns of `deepmr.tables.CALIBRATION`. The null bands of a target come from the same random
-        numbers in all its rows. A calibrator that could not be fitted has the numbers of "none"
-        and the status that says why.
+        Columns of `deepmr.schemas.CALIBRATION`. The null bands of a target come from the same
+        random numbers in all its rows. A calibrator that could not be fitted has the numbers of
+        "none" and the status that says why.
     """
     by_key = {(one.name, one.target): one for one in fitted}
     rows = []

@@ -37,7 +37,7 @@ from scipy.optimize import isotonic_regression
 from deepmr.calibration.affine import Likelihood, maximise
 from deepmr.calibration.predicted import Array, Predicted
 from deepmr.calibration.reliability import check_binary, check_bins, equal_mass_starts
-from deepmr.tables import METRICS
+from deepmr.schemas import METRICS
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,7 @@ def metrics(labels: ArrayLike, predicted: Predicted, bins: int) -> dict[str, flo
     Returns
     -------
     dict
-        The keys of ``tables.METRICS``. NaN where a metric does not exist: with one class
+        The keys of ``schemas.METRICS``. NaN where a metric does not exist: with one class
         ``auroc``, ``auprc``, ``cox_intercept`` and ``cox_slope``.
 
     Raises

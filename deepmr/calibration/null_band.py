@@ -27,7 +27,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from deepmr import tables
+from deepmr import schemas
 from deepmr.calibration.metrics import Tally, distinct_predictions, tally_metrics
 from deepmr.calibration.predicted import Array, Predicted
 
@@ -61,7 +61,7 @@ def null_bands(
     Returns
     -------
     dict of (float, float)
-        Keys as in ``tables.METRICS``. Over the data sets in which the metric exists; NaN where
+        Keys as in ``schemas.METRICS``. Over the data sets in which the metric exists; NaN where
         there is none.
 
     Raises
@@ -84,7 +84,7 @@ def null_bands(
     ]
     tail = (1 - level) / 2
     return {
-        name: _band(np.array([values[name] for values in drawn]), tail) for name in tables.METRICS
+        name: _band(np.array([values[name] for values in drawn]), tail) for name in schemas.METRICS
     }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from deepmr import tables
+from deepmr import schemas
 from deepmr.calibration.fitting import NAMES, Fitted
 from deepmr.calibration.maps import (
     Affine,
@@ -40,7 +40,7 @@ def to_table(
     Returns
     -------
     pyarrow.Table
-        With the schema ``tables.CALIBRATORS``. A target that stays as it is has the parameters
+        With the schema ``schemas.CALIBRATORS``. A target that stays as it is has the parameters
         of the identity, and no knots.
     """
     shares = zero_effects or {}
@@ -59,7 +59,7 @@ def to_table(
         }
         for one in fitted
     ]
-    return pa.Table.from_pylist(rows, schema=tables.CALIBRATORS)
+    return pa.Table.from_pylist(rows, schema=schemas.CALIBRATORS)
 
 
 def read_calibrators(table: pa.Table, model: str, name: str) -> dict[str, Calibrator]:
@@ -124,7 +124,7 @@ def _parameters(fitted: Fitted) -> dict[str, Any]:
 
 
 def _rows(table: pa.Table, model: str, name: str) -> list[dict[str, Any]]:
-    every = table.select(tables.CALIBRATORS.names).to_pylist()
+    every = table.select(schemas.CALIBRATORS.names).to_pylist()
     rows = [row for row in every if (row["model"], row["calibrator"]) == (model, name)]
     if not rows:
         there = sorted({f"{row['model']}/{row['calibrator']}" for row in every})

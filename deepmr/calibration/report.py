@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
-from deepmr import tables
+from deepmr import schemas
 from deepmr.calibration.metrics import metrics
 from deepmr.calibration.null_band import chromosome_numbers, null_bands
 from deepmr.calibration.predicted import Array, predicted
@@ -58,7 +58,7 @@ def evaluate(
     -------
     dict
         ``n`` and ``n_positive`` (labels above zero) of the measured windows,
-        ``n_chromosomes``, every metric of ``tables.METRICS`` with ``_null_low`` and
+        ``n_chromosomes``, every metric of ``schemas.METRICS`` with ``_null_low`` and
         ``_null_high``, and ``status``: "ok", "no_labels", "one_class" (no AUROC, no AUPRC, no Cox
         regression), "count_target" (only ``nll``, Poisson, and ``o_over_e``, without bands) or
         "continuous_target" (no metric).
@@ -93,7 +93,7 @@ def evaluate(
         "n_positive": int((given > 0).sum()),
         "n_chromosomes": int(np.unique(chromosome).size),
     }
-    for name in tables.METRICS:
+    for name in schemas.METRICS:
         row |= {name: np.nan, f"{name}_null_low": np.nan, f"{name}_null_high": np.nan}
     if given.size == 0:
         return row | {"status": "no_labels"}
@@ -154,7 +154,7 @@ def report(
     Returns
     -------
     DataFrame
-        Columns as in ``tables.CALIBRATION``; see `evaluate`.
+        Columns as in ``schemas.CALIBRATION``; see `evaluate`.
 
     Raises
     ------
@@ -197,7 +197,7 @@ def report(
         rows.append(
             {"model": model, "target": target, "calibrator": calibrator, "split": split} | row
         )
-    return pd.DataFrame(rows, columns=tables.CALIBRATION.names)
+    return pd.DataFrame(rows, columns=schemas.CALIBRATION.names)
 
 
 def target_rng(seed: int, target: str) -> np.random.Generator:

@@ -13,7 +13,7 @@ from scipy.stats import false_discovery_control
 
 from deepmr.meta.combine import METHODS, Result, random_effects
 from deepmr.meta.drawwise import draw_wise, median
-from deepmr.tables import META
+from deepmr.schemas import META
 
 COMBINATIONS = (*METHODS, "median")
 STRATA = ("all", "bound", "unbound")
@@ -31,14 +31,14 @@ def summarise(
     Parameters
     ----------
     mr : pandas.DataFrame
-        Columns of `deepmr.tables.MR`.
+        Columns of `deepmr.schemas.MR`.
     combinations : sequence of str
         ``REML``, ``DL``, ``FE`` or ``median`` (over sequences).
 
     Returns
     -------
     pandas.DataFrame
-        Columns of `deepmr.tables.META`: a row for each model, pair, direction, method, stratum
+        Columns of `deepmr.schemas.META`: a row for each model, pair, direction, method, stratum
         (all, bound, unbound), combination and inference (``draw_wise``, and ``diagonal``, which
         ignores that errors are shared). Only rows with the status ``ok`` are combined; `k` counts
         them and `n_sequences` all. `fdr` is Benjamini and Hochberg's over pairs and directions
@@ -82,7 +82,7 @@ def headline(meta: pd.DataFrame, method: str, combination: str) -> pd.DataFrame:
     Parameters
     ----------
     meta : pandas.DataFrame
-        Columns of `deepmr.tables.META`.
+        Columns of `deepmr.schemas.META`.
     method, combination : str
         Estimator and combination.
     """

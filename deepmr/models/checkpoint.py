@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from deepmr import provenance, tables
+from deepmr import provenance, schemas, tables
 from deepmr.models import architectures
 from deepmr.models.laplace import LastLayerPosterior, Posterior
 from deepmr.outputs import replacing
@@ -310,6 +310,6 @@ def save_history(
         What made the table.
     """
     schema = pa.schema(
-        [*tables.HISTORY, *(pa.field(f"auroc.{target}", pa.float64()) for target in targets)]
+        [*schemas.HISTORY, *(pa.field(f"auroc.{target}", pa.float64()) for target in targets)]
     )
     tables.write_table(pa.Table.from_pylist(history, schema=schema), path, schema, metadata)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from deepmr import tables
+from deepmr import schemas, tables
 
 KEY = ("model", "pair", "direction", "sequence_id", "method")
 
@@ -23,7 +23,7 @@ def gather(paths: Sequence[str | Path]) -> pa.Table:
     Returns
     -------
     pyarrow.Table
-        Schema `deepmr.tables.MR`.
+        Schema `deepmr.schemas.MR`.
 
     Raises
     ------
@@ -39,4 +39,4 @@ def gather(paths: Sequence[str | Path]) -> pa.Table:
             f"{int(repeated.sum())} rows stand in two shards, first {first}; "
             "delete the folder of MR shards and run the same command again"
         )
-    return table.select(tables.MR.names).cast(tables.MR)
+    return table.select(schemas.MR.names).cast(schemas.MR)

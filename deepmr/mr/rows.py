@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from deepmr import tables
+from deepmr import schemas
 from deepmr.effects import SE_KIND
 from deepmr.mr.batch import Estimates
 from deepmr.mr.instrument_effects import Instruments
@@ -17,7 +17,7 @@ from deepmr.mr.instrument_effects import Instruments
 def result_columns(
     method: str, instruments: Sequence[Instruments], result: Estimates
 ) -> dict[str, pa.Array]:
-    """Return the columns of `deepmr.tables.MR` that hold results of one method.
+    """Return the columns of `deepmr.schemas.MR` that hold results of one method.
 
     Parameters
     ----------
@@ -43,18 +43,18 @@ def result_columns(
         "ci_kind": pa.array(result.ci_kind, pa.string()),
         "ci_set": pa.array(
             [None if one is None else one.tolist() for one in result.ci_set],
-            tables.MR.field("ci_set").type,
+            schemas.MR.field("ci_set").type,
         ),
         "p_valid": pa.array(
             [
                 None if p is None else _validity(one, p)
                 for one, p in zip(instruments, result.p_valid, strict=True)
             ],
-            tables.MR.field("p_valid").type,
+            schemas.MR.field("p_valid").type,
         ),
     }
     for name, values in {**result.values, **result.diagnostics}.items():
-        columns[name] = pa.array(values, tables.MR.field(name).type, from_pandas=True)
+        columns[name] = pa.array(values, schemas.MR.field(name).type, from_pandas=True)
     for name, draws in (("draws", result.draws), ("draws_se", result.draws_se)):
         columns[name] = _lists(draws, result.status == "ok")
     return columns

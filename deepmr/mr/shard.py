@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from deepmr import tables
+from deepmr import schemas
 from deepmr.effects import PLAIN, Effects, Response, on_scale
 from deepmr.genome.alphabet import encode
 from deepmr.instruments import Mask, resolve, select
@@ -160,7 +160,7 @@ def estimate_shard(
     Returns
     -------
     pyarrow.Table
-        Schema `deepmr.tables.MR`, ordered by sequence (as in `references`), pair, direction
+        Schema `deepmr.schemas.MR`, ordered by sequence (as in `references`), pair, direction
         (forward first) and method. A pure function of its inputs.
 
     Raises
@@ -183,9 +183,11 @@ def estimate_shard(
                 columns["rank"] = pa.array((rows * len(questions) + place) * len(chosen) + rank)
                 parts.append(pa.table(columns))
     if not parts:
-        return tables.MR.empty_table()
+        return schemas.MR.empty_table()
     table = pa.concat_tables(parts)
-    return table.take(np.argsort(table["rank"].to_numpy())).select(tables.MR.names).cast(tables.MR)
+    return (
+        table.take(np.argsort(table["rank"].to_numpy())).select(schemas.MR.names).cast(schemas.MR)
+    )
 
 
 def shard_instruments(
@@ -369,7 +371,7 @@ def _instruments(
 def _key_columns(
     model: str, question: Question, own: Sequence[SequenceInstruments]
 ) -> dict[str, pa.Array]:
-    """Columns of `tables.MR` that say what was asked."""
+    """Columns of `schemas.MR` that say what was asked."""
     asked = {
         "model": model,
         "pair": question.pair.name,

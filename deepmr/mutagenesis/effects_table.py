@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from deepmr import tables
+from deepmr import schemas, tables
 from deepmr.draws import DrawSet
 from deepmr.genome.alphabet import AMBIGUOUS, Codes, alternatives, encode
 from deepmr.mutagenesis.drawn_model import DrawnModel, Model
@@ -127,8 +127,8 @@ def write_shard(
     )
     ids = sequences["sequence_id"].to_pylist()
     codes = _codes(sequences, drawn.length)
-    effects_schema = tables.effects_schema(drawn.targets, drawn.n_draws)
-    references_schema = tables.references_schema(drawn.targets, drawn.n_draws)
+    effects_schema = schemas.effects_schema(drawn.targets, drawn.n_draws)
+    references_schema = schemas.references_schema(drawn.targets, drawn.n_draws)
     # What `auto` comes to is decided by the model and the memory.
     settings = (
         *(drawn.targets, draws, average_strands, rows_per_batch, fingerprint),

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from deepmr import tables
+from deepmr import schemas, tables
 from deepmr.draws import DrawSet
 from deepmr.genome.alphabet import AMBIGUOUS, alternatives, encode
 from deepmr.models.checkpoint import TrainedModel
@@ -109,7 +109,7 @@ def write_replicates(
             ],
             ["reference", "effect", "se", "truth"],
         )
-    tables.write_table(pa.table(columns), path, tables.replicates_schema(targets), metadata)
+    tables.write_table(pa.table(columns), path, schemas.replicates_schema(targets), metadata)
 
 
 def _member_effects(

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from deepmr import motifs, tables
+from deepmr import motifs, schemas, tables
 from deepmr.config import exposures, kept_targets
 from deepmr.genome.alphabet import Codes, decode
 from deepmr.job import peak_memory
@@ -174,7 +174,7 @@ def mr(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
             ),
             given,
         )
-        tables.write_table(found, folder / f"{names[-1]}.mr.parquet", tables.MR)
+        tables.write_table(found, folder / f"{names[-1]}.mr.parquet", schemas.MR)
         return time.perf_counter() - start
 
     # Copies compress too well: the size of the table is that of the sequences without them.

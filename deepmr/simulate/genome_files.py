@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from deepmr.genome.alphabet import Codes, decode, reverse_complement
 from deepmr.motifs import Motif
 from deepmr.outputs import replacing
+from deepmr.schemas import TRUTH
 from deepmr.simulate.example import CHROMOSOMES, SITE_PROBABILITY, example_structure
 from deepmr.simulate.structure import Structure
 from deepmr.simulate.true_effects import marginal_slopes
-from deepmr.tables import TRUTH, Metadata, write_table
+from deepmr.tables import Metadata, write_table
 
 _LETTERS_PER_LINE = 100
 
@@ -158,7 +159,7 @@ def truth_table(structure: Structure, codes: Codes, p_value: float) -> pa.Table:
     Returns
     -------
     pyarrow.Table
-        Schema `deepmr.tables.TRUTH`; `theta` is the structural effect over all causal paths.
+        Schema `deepmr.schemas.TRUTH`; `theta` is the structural effect over all causal paths.
     """
     thetas = structure.total_effects()
     rows = []

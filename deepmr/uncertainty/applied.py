@@ -14,7 +14,7 @@ def applied_scales(table: pa.Table, model: str) -> dict[str, float]:
     Parameters
     ----------
     table : pyarrow.Table
-        Schema `deepmr.tables.UNCERTAINTY`.
+        Schema `deepmr.schemas.UNCERTAINTY`.
     model : str
         Name of the model.
 

@@ -66,7 +66,7 @@ def read_replicates(table: pa.Table) -> Replicates:
     Parameters
     ----------
     table : pyarrow.Table
-        Schema `deepmr.tables.replicates_schema`, in any order of rows.
+        Schema `deepmr.schemas.replicates_schema`, in any order of rows.
 
     Returns
     -------

@@ -22,8 +22,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deepmr.draws import METHODS
+from deepmr.schemas import UNCERTAINTY
 from deepmr.shards.membership import shard_of
-from deepmr.tables import UNCERTAINTY
 from deepmr.uncertainty import draws_needed, scores
 from deepmr.uncertainty.errors import Errors
 from deepmr.uncertainty.replicates import RETRAINED, TRUTH, Replicates, errors_of, in_use
@@ -64,7 +64,7 @@ def report(
     Returns
     -------
     pandas.DataFrame
-        Columns of `deepmr.tables.UNCERTAINTY`. A target's rows depend on no other target.
+        Columns of `deepmr.schemas.UNCERTAINTY`. A target's rows depend on no other target.
         `reference` is ``retrained`` (2 members or more), ``truth`` (where there is any), or
         missing in the only row of a target without either. `n_without_se` counts errors: one a
         mutation and member for ``retrained``. `recommended_scale` against the truth is what

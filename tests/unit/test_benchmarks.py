@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import calibration, coverage, invalid_instruments, mr, mutagenesis
-from deepmr import tables
+from deepmr import schemas
 from deepmr.calibration.fitting import NAMES
 
 
@@ -163,7 +163,7 @@ def test_the_benchmark_of_calibration(capsys: pytest.CaptureFixture[str]) -> Non
         assert maps["isotonic"]["zero_effects"] > 0.5
         assert maps["isotonic"]["refused"] == 1
         assert maps["centred_isotonic"]["zero_effects_most"] == 0
-    assert set(result["null_bands"]) == set(tables.METRICS)
+    assert set(result["null_bands"]) == set(schemas.METRICS)
     (few,) = result["uncertainty"]
     assert few["coverage"]["chi2"] < 0.6 < few["coverage"]["zms"]
     assert few["width"]["chi2"] < few["width"]["zms"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
-from deepmr import calibration, tables
+from deepmr import calibration, schemas
 from deepmr.calibration.predicted import predicted, probabilities
 from deepmr.calibration.reliability import reliability
 from deepmr.calibration.report import evaluate, target_rng
@@ -32,7 +32,7 @@ def test_metrics_match_scikit_learn_and_the_columns_of_the_table():
     frame = calibration.report(
         labels[:, None], logits[:, None], targets=["A"], model="cnn", simulations=5
     )
-    assert list(frame.columns) == tables.CALIBRATION.names
+    assert list(frame.columns) == schemas.CALIBRATION.names
     row, p = frame.iloc[0], expit(logits)
     assert row["auroc"] == pytest.approx(roc_auc_score(labels, p), abs=1e-12)
     assert row["auprc"] == pytest.approx(average_precision_score(labels, p), abs=1e-12)

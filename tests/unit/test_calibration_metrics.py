@@ -10,7 +10,7 @@ from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score, brier_score_loss, log_loss, roc_auc_score
 
-from deepmr import tables
+from deepmr import schemas
 from deepmr.calibration.affine import fit_affine
 from deepmr.calibration.metrics import metrics
 from deepmr.calibration.predicted import predicted
@@ -41,7 +41,7 @@ def arrays(rows):
 def test_agreement_with_scikit_learn(seed, digits):
     labels, logits = simulated(seed, digits=digits)
     p, got = expit(logits), judged(labels, logits)
-    assert list(got) == list(tables.METRICS)
+    assert list(got) == list(schemas.METRICS)
     assert all(type(value) is float for value in got.values())
     assert got["auroc"] == pytest.approx(roc_auc_score(labels, logits), abs=1e-12)
     assert got["auprc"] == pytest.approx(average_precision_score(labels, logits), abs=1e-12)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from deepmr import tables
+from deepmr import schemas, tables
 from deepmr.calibration.fitting import NAMES, fit_targets
 from deepmr.calibration.maps import Affine, Beta, Identity, NotStrictlyIncreasingError
 from deepmr.calibration.parameters import effect_calibrators, read_calibrators, to_table
@@ -29,7 +29,7 @@ def fitted():
 def stored(fitted, tmp_path_factory):
     path = tmp_path_factory.mktemp("calibrators") / "calibrators.parquet"
     shares = {("A", "isotonic"): 0.58, ("A", "platt"): 0.0}
-    tables.write_table(to_table(fitted, "cnn", shares), path, tables.CALIBRATORS)
+    tables.write_table(to_table(fitted, "cnn", shares), path, schemas.CALIBRATORS)
     return tables.read_table(path)
 
 
@@ -47,7 +47,7 @@ def test_round_trip_through_parquet(fitted, stored, name):
 
 
 def test_columns_of_the_table(fitted, stored):
-    assert stored.schema.equals(tables.CALIBRATORS)
+    assert stored.schema.equals(schemas.CALIBRATORS)
     rows = {(r["target"], r["calibrator"]): r for r in stored.to_pylist()}
     assert len(rows) == 15
     platt = rows["A", "platt"]

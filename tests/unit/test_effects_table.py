@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from deepmr import mutagenesis, tables
+from deepmr import mutagenesis, schemas, tables
 from deepmr.draws import DrawSet
 from deepmr.genome.alphabet import decode
 from deepmr.mutagenesis import effects_table
@@ -44,7 +44,7 @@ def test_tables_hold_what_saturate_returns(tmp_path: Path) -> None:
     assert counts == effects_table.Counts(3, 3 * (3 * LENGTH - 1), 1)
     expected = mutagenesis.saturate(toy_model(), codes, TARGETS, DrawSet("mc_dropout", 4, 1))
     table = tables.read_table(tmp_path / "effects.parquet")
-    assert table.schema.remove_metadata().equals(tables.effects_schema(TARGETS, 4))
+    assert table.schema.remove_metadata().equals(schemas.effects_schema(TARGETS, 4))
     assert table.num_rows == counts.mutations
     known = codes < 4
     for k, target in enumerate(TARGETS):
@@ -118,8 +118,8 @@ def test_the_dropout_sites_are_in_the_metadata(tmp_path: Path) -> None:
 def test_an_empty_shard_is_two_empty_tables(tmp_path: Path) -> None:
     assert write(tmp_path, as_table(sequences(0))) == effects_table.Counts(0, 0, 0)
     for name, schema in (
-        ("effects", tables.effects_schema(TARGETS, 4)),
-        ("references", tables.references_schema(TARGETS, 4)),
+        ("effects", schemas.effects_schema(TARGETS, 4)),
+        ("references", schemas.references_schema(TARGETS, 4)),
     ):
         table = tables.read_table(tmp_path / f"{name}.parquet")
         assert table.num_rows == 0

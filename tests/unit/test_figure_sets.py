@@ -19,8 +19,8 @@ from deepmr.figures import sets, style
 from deepmr.held_out import HeldOut
 from deepmr.meta.summary import headline, summarise
 from deepmr.mr.shard import shard_instruments
+from deepmr.schemas import replicates_schema
 from deepmr.shards.membership import members
-from deepmr.tables import replicates_schema
 from deepmr.uncertainty.replicates import read_replicates
 from deepmr.uncertainty.report import report as judge
 from tests.toy_report import history, truth

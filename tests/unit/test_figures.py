@@ -6,7 +6,7 @@ import pytest
 from scipy.special import expit, logit
 
 from deepmr.figures import calibration, causal, prediction, style, uncertainty
-from deepmr.tables import UNCERTAINTY, replicates_schema
+from deepmr.schemas import UNCERTAINTY, replicates_schema
 from deepmr.uncertainty import scores
 from deepmr.uncertainty.replicates import errors_of, read_replicates
 from deepmr.uncertainty.report import report

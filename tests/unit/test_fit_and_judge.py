@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from scipy.special import expit
 
-from deepmr import tables
+from deepmr import schemas, tables
 from deepmr.calibration.fit_and_judge import Settings, fit_and_judge
 from deepmr.calibration.maps import NotStrictlyIncreasingError
 from deepmr.held_out import HeldOut
@@ -60,7 +60,7 @@ def replicates() -> Replicates:
         "ref": ["A"] * 200,
         "alt": ["C"] * 200,
     }
-    return read_replicates(pa.table(columns | rows, tables.replicates_schema(TARGETS)))
+    return read_replicates(pa.table(columns | rows, schemas.replicates_schema(TARGETS)))
 
 
 @pytest.fixture(scope="module")
@@ -83,10 +83,10 @@ def row(metrics, target, calibrator, split="test"):
 
 def test_every_target_calibrator_and_split_has_a_row(made):
     metrics, calibrators = made
-    assert list(metrics.columns) == tables.CALIBRATION.names
+    assert list(metrics.columns) == schemas.CALIBRATION.names
     assert len(metrics) == 3 * 6 * 2
     assert calibrators.num_rows == 3 * 5
-    assert calibrators.schema.equals(tables.CALIBRATORS)
+    assert calibrators.schema.equals(schemas.CALIBRATORS)
 
 
 def test_platt_mends_what_was_distorted_and_is_judged_on_other_windows(made):
@@ -149,7 +149,7 @@ def test_the_log_names_what_cannot_be_calibrated(caplog):
 def test_responses_of_a_run(made, tmp_path):
     _, calibrators = made
     path = tmp_path / "calibrators.parquet"
-    tables.write_table(calibrators, path, tables.CALIBRATORS)
+    tables.write_table(calibrators, path, schemas.CALIBRATORS)
     targets = {name: {"type": "binary"} for name in TARGETS}
     applied = {"calibrator": "platt", "method": "ensemble"}
     found = responses("cnn", targets, applied, path, None)
@@ -178,7 +178,7 @@ def test_the_scale_of_standard_errors_widens_and_never_narrows(tmp_path, caplog)
         {"model": "other", "target": "even", "reference": "retrained", "recommended_scale": 9.0},
     ]
     path = tmp_path / "uncertainty.parquet"
-    tables.write_table(pa.Table.from_pylist(rows, tables.UNCERTAINTY), path, tables.UNCERTAINTY)
+    tables.write_table(pa.Table.from_pylist(rows, schemas.UNCERTAINTY), path, schemas.UNCERTAINTY)
     targets = {name: {"type": "binary"} for name in TARGETS}
     applied = {"calibrator": "none", "method": "mc_dropout"}
     with caplog.at_level(logging.WARNING):

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from deepmr import tables
+from deepmr import schemas
 from deepmr.genome import labelled
 from deepmr.genome.fasta import FastaError, SequenceReader
 from deepmr.genome.labelled import LabelTableError
@@ -60,7 +60,7 @@ def test_labels_join_the_sequences_whatever_the_order_and_the_format(tmp_path, n
     source = frame()
     path = write(tmp_path, source.sample(frac=1, random_state=1), name)
     table, counts = extract(tmp_path, path)
-    assert table.schema.equals(tables.windows_schema(list(TARGETS)), check_metadata=False)
+    assert table.schema.equals(schemas.windows_schema(list(TARGETS)), check_metadata=False)
     kept = source.loc[(source["chrom"] != "chrY") & (source.index != 2)]
     assert table["sequence_id"].to_pylist() == kept["sequence_id"].tolist()
     for target, column in (("GATA1", "K562.GATA1"), ("signal", "signal"), ("reads", "reads")):

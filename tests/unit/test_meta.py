@@ -11,7 +11,7 @@ from statsmodels.stats.meta_analysis import combine_effects
 
 from deepmr import meta, mr
 from deepmr.meta.combine import pool
-from deepmr.tables import META
+from deepmr.schemas import META
 
 REFERENCE = sorted((Path(__file__).parents[1] / "reference").glob("meta_*.json"))
 FIELDS = {

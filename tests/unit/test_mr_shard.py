@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from deepmr import mr, tables
+from deepmr import mr, schemas, tables
 from deepmr.effects import Response, on_scale
 from deepmr.motifs import Motif
 from deepmr.mr.estimator import Options
@@ -31,7 +31,7 @@ def sequence_table(n=6):
         for i in range(n)
     ]
     strata = ["bound", "bound", "unbound", None, "bound", "unbound"] * n
-    schema = tables.sequences_schema(["TF"])
+    schema = schemas.sequences_schema(["TF"])
     return pa.table(
         {
             "sequence_id": [f"chr1:{i}" for i in range(n)],
@@ -59,8 +59,8 @@ def write(folder, rows, name="shard", skip=(), row_group=50):
     sequences = sequence_table().to_pylist()
     effects, references = folder / f"{name}.effects.parquet", folder / f"{name}.refs.parquet"
     with (
-        tables.writer(references, tables.references_schema(TARGETS, N_DRAWS)) as refs_out,
-        tables.writer(effects, tables.effects_schema(TARGETS, N_DRAWS)) as out,
+        tables.writer(references, schemas.references_schema(TARGETS, N_DRAWS)) as refs_out,
+        tables.writer(effects, schemas.effects_schema(TARGETS, N_DRAWS)) as out,
     ):
         pieces = []
         for i in rows:
@@ -110,7 +110,7 @@ def estimated(
 
 def test_rows_and_statuses(tmp_path):
     table = estimated(tmp_path, range(6), skip=(4,))
-    assert table.schema.equals(tables.MR)
+    assert table.schema.equals(schemas.MR)
     frame = table.to_pandas()
     # chr1:3 was not sampled for the exposure; two directions, four methods.
     ids = [f"chr1:{i}" for i in (0, 1, 2, 4, 5)]
@@ -155,10 +155,10 @@ def test_shards_blocks_and_row_groups_do_not_matter(tmp_path, monkeypatch):
     parts = []
     for name, rows in (("a", [5, 2]), ("b", [0]), ("c", []), ("d", [4, 3, 1])):
         path = tmp_path / f"{name}.mr.parquet"
-        tables.write_table(estimated(tmp_path, rows, name=name), path, tables.MR)
+        tables.write_table(estimated(tmp_path, rows, name=name), path, schemas.MR)
         parts.append(path)
     one = tmp_path / "whole.mr.parquet"
-    tables.write_table(whole, one, tables.MR)
+    tables.write_table(whole, one, schemas.MR)
     assert gather(parts).equals(gather([one]))
     monkeypatch.setattr("deepmr.mr.stored_effects._BATCH_ROWS", 11)
     monkeypatch.setattr("deepmr.mr.shard._BLOCK", 2)
@@ -170,7 +170,7 @@ def test_shards_blocks_and_row_groups_do_not_matter(tmp_path, monkeypatch):
 def test_empty_shard_is_an_empty_table(tmp_path):
     table = estimated(tmp_path, [])
     assert table.num_rows == 0
-    assert table.schema.equals(tables.MR)
+    assert table.schema.equals(schemas.MR)
 
 
 def test_several_files_make_one_shard(tmp_path):
@@ -247,7 +247,7 @@ def test_tables_that_do_not_belong_together(tmp_path):
 def test_every_method_fills_its_columns(tmp_path):
     settings = replace(SETTINGS, methods=tuple(ESTIMATORS))
     table = estimated(tmp_path, [0, 1], settings)
-    assert table.schema.equals(tables.MR)
+    assert table.schema.equals(schemas.MR)
     frame = table.to_pandas()
     assert set(frame["method"]) == set(ESTIMATORS)
     usable = frame[frame["status"] == "ok"].set_index("method")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
-from deepmr import tables
+from deepmr import schemas
 from deepmr.calibration.metrics import metrics
 from deepmr.calibration.null_band import chromosome_numbers, null_bands
 from deepmr.calibration.predicted import predicted
@@ -25,7 +25,7 @@ def bands(prediction, chromosomes=None, simulations=39, seed=0, **options):
 
 def held(models, n, slope=1.0, chromosomes=None, **options):
     """Count in how many models the band of each metric holds it."""
-    hits = dict.fromkeys(tables.METRICS, 0)
+    hits = dict.fromkeys(schemas.METRICS, 0)
     for seed in range(models):
         labels, prediction = model(seed, n, slope)
         got = metrics(labels, prediction, 10)
@@ -38,7 +38,7 @@ def held(models, n, slope=1.0, chromosomes=None, **options):
 def test_a_perfect_model_lies_inside():
     # 39 data sets: the band runs from the least to the largest, and holds 38 of 40
     hits = held(40, 480, chromosomes=np.repeat(FOUR, 120))
-    assert list(hits) == list(tables.METRICS)
+    assert list(hits) == list(schemas.METRICS)
     for name, count in hits.items():
         assert count >= 32, name  # 38 expected; below 32 by chance in 1 of 7,700
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepmr import tables
+from deepmr import schemas, tables
 from deepmr.draws import DrawSet
 from deepmr.genome.alphabet import decode, encode
 from deepmr.models.checkpoint import TrainedModel
@@ -55,7 +55,7 @@ def written(path, members, draws, sequences, **options):
 def test_every_member_is_what_it_is_alone(sequences, tmp_path):
     draws = DrawSet("mc_dropout", 5, 7, 3)
     table = written(tmp_path / "t.parquet", 3, draws, sequences)
-    assert table.schema.equals(tables.replicates_schema(TARGETS), check_metadata=False)
+    assert table.schema.equals(schemas.replicates_schema(TARGETS), check_metadata=False)
     assert table.num_rows == 3 * (3 * LENGTH - 1)
     found = read_replicates(table)
     for member in range(3):

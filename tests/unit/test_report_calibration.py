@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from deepmr import mr, tables
+from deepmr import mr, schemas
 from deepmr.calibration.fit_and_judge import Settings as Fitting
 from deepmr.calibration.fit_and_judge import fit_all, judge
 from deepmr.calibration.maps import zero_effects
@@ -65,7 +65,7 @@ def run():
     effects = rng.normal(-1, 2, 500), rng.normal(0, 0.05, 500)
     shares = {(f.target, f.name): zero_effects(f.calibrator, *effects) for f in fitted}
     calibrators = to_table(fitted, "cnn", shares)
-    schema = tables.CALIBRATION
+    schema = schemas.CALIBRATION
     calibration = pa.Table.from_pandas(calibration, schema=schema, preserve_index=False)
     return calibration.to_pandas(), calibrators.to_pandas()
 
@@ -406,6 +406,6 @@ def test_page_of_a_whole_run(run):
     assert re.search(r"<b>[^<]+\*</b>", page)
     assert "its weights for one target are independent" in page
     assert "4 of 900 validation windows have label 1" in plain(page)
-    without = pd.DataFrame(columns=tables.CALIBRATORS.names)
+    without = pd.DataFrame(columns=schemas.CALIBRATORS.names)
     page = render(**toy_report.context() | {"calibrators": without})
     assert "The fitted maps" not in page

@@ -2,7 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from deepmr import tables
+from deepmr import schemas
 from deepmr.genome import sampling
 from deepmr.genome.fasta import SequenceReader
 
@@ -53,7 +53,7 @@ def strata(table, exposure):
 def test_sampled_sequences_and_their_strata(data):
     path, table, sequences = data
     sampled, counts = sample(path, table)
-    assert sampled.schema.equals(tables.sequences_schema(["A", "B"]), check_metadata=False)
+    assert sampled.schema.equals(schemas.sequences_schema(["A", "B"]), check_metadata=False)
     ids = sampled["sequence_id"].to_pylist()
     assert ids == sorted(ids)
     assert sampled["sequence"].to_pylist() == [sequences[i] for i in ids]

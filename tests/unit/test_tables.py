@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from deepmr import tables
+from deepmr import schemas, tables
 
 
 def _effects(n: int, draws: int = 3) -> pa.Table:
@@ -31,7 +31,7 @@ def _effects(n: int, draws: int = 3) -> pa.Table:
 
 def test_table_round_trip_keeps_draws_and_metadata(tmp_path):
     path = tmp_path / "new" / "effects.parquet"
-    schema = tables.effects_schema(["GATA1"], 3)
+    schema = schemas.effects_schema(["GATA1"], 3)
     tables.write_table(_effects(4), path, schema, {"seed": 7})
 
     back = tables.read_table(path, columns=["sequence_id", "GATA1.draws"])
@@ -44,14 +44,14 @@ def test_table_round_trip_keeps_draws_and_metadata(tmp_path):
 
 def test_units_survive_in_the_file(tmp_path):
     path = tmp_path / "effects.parquet"
-    tables.write_table(_effects(1), path, tables.effects_schema(["GATA1"], 3))
+    tables.write_table(_effects(1), path, schemas.effects_schema(["GATA1"], 3))
     field = tables.read_table(path).schema.field("GATA1")
     assert field.metadata[b"unit"] == b"logit difference (link scale)"
 
 
 def test_empty_table_is_valid(tmp_path):
     path = tmp_path / "empty.parquet"
-    schema = tables.effects_schema(["GATA1"], 3)
+    schema = schemas.effects_schema(["GATA1"], 3)
     tables.write_table(schema.empty_table(), path, schema)
     assert tables.read_table(path).num_rows == 0
 
@@ -72,7 +72,7 @@ def test_missing_column_is_named(tmp_path):
         tables.write_table(
             _effects(1).drop_columns("alt"),
             tmp_path / "x.parquet",
-            tables.effects_schema(["GATA1"], 3),
+            schemas.effects_schema(["GATA1"], 3),
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -115,15 +115,15 @@ def test_tables_are_read_in_the_order_given(tmp_path):
 @pytest.mark.parametrize(
     "schema",
     [
-        tables.windows_schema(["A"]),
-        tables.sequences_schema(["A"]),
-        tables.predictions_schema(["A"], 2),
-        tables.references_schema(["A"], 2),
-        tables.HISTORY,
-        tables.TRUTH,
-        tables.MR,
-        tables.META,
-        tables.CALIBRATION,
+        schemas.windows_schema(["A"]),
+        schemas.sequences_schema(["A"]),
+        schemas.predictions_schema(["A"], 2),
+        schemas.references_schema(["A"], 2),
+        schemas.HISTORY,
+        schemas.TRUTH,
+        schemas.MR,
+        schemas.META,
+        schemas.CALIBRATION,
     ],
 )
 def test_every_schema_can_be_written(tmp_path, schema):

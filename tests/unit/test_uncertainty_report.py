@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from deepmr import tables
+from deepmr import schemas, tables
 from deepmr.uncertainty.replicates import Replicates, read_replicates
 from deepmr.uncertainty.report import in_fit_half, report
 from deepmr.uncertainty.scores import LEVELS
@@ -60,7 +60,7 @@ def as_table(replicates: Replicates) -> pa.Table:
             }
             for i, row in enumerate(replicates.effects[target])
         ]
-    return pa.table(columns, schema=tables.replicates_schema(replicates.targets))
+    return pa.table(columns, schema=schemas.replicates_schema(replicates.targets))
 
 
 def rows_of(replicates: Replicates, method: str = "mc_dropout", **options: int) -> pd.DataFrame:
@@ -234,9 +234,9 @@ def test_it_goes_through_files(method: str, tmp_path: Path) -> None:
         for target in given:
             np.testing.assert_allclose(found[target], given[target], rtol=1e-6)
     table = rows_of(read, method)
-    assert list(table.columns) == tables.UNCERTAINTY.names
+    assert list(table.columns) == schemas.UNCERTAINTY.names
     out = tmp_path / "uncertainty.parquet"
-    tables.write_table(pa.Table.from_pandas(table, preserve_index=False), out, tables.UNCERTAINTY)
+    tables.write_table(pa.Table.from_pandas(table, preserve_index=False), out, schemas.UNCERTAINTY)
     assert tables.read_table(out).num_rows == len(table)
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from deepmr import tables
+from deepmr import schemas
 from deepmr.genome import windows
 from deepmr.genome.fasta import SequenceReader
 from deepmr.genome.regions import RegionsError
@@ -123,7 +123,7 @@ def test_labels_against_a_straight_loop(data, strand):
 def test_table_suits_the_schema_and_is_in_order(data):
     folder, _ = data
     table, _ = extract(folder, strand=True, negatives_per_positive=None)
-    assert table.schema.equals(tables.windows_schema(list(TARGETS)), check_metadata=False)
+    assert table.schema.equals(schemas.windows_schema(list(TARGETS)), check_metadata=False)
     rows = [(r["chrom"], r["start"], r["strand"]) for r in table.to_pylist()]
     assert rows == sorted(rows)
     splits = set(zip(*(table[c].to_pylist() for c in ("chrom", "split")), strict=True))

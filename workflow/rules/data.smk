@@ -42,7 +42,7 @@ rule extract_windows:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        code=fingerprint("deepmr.genome.extraction", "deepmr.tables"),
+        code=fingerprint("deepmr.genome.extraction", "deepmr.schemas", "deepmr.tables"),
         data=config["data"],
         index=f"{RESULTS}/index",
         targets=config["targets"],
@@ -71,7 +71,10 @@ rule sample_sequences:
         runtime=lambda wildcards, attempt: 30 * attempt,
     params:
         code=fingerprint(
-            "deepmr.genome.sampling", "deepmr.genome.extraction", "deepmr.tables"
+            "deepmr.genome.sampling",
+            "deepmr.genome.extraction",
+            "deepmr.schemas",
+            "deepmr.tables",
         ),
         data=config["data"],
         index=f"{RESULTS}/index",

@@ -14,7 +14,7 @@ rule meta_analysis:
         mem_mb=lambda wildcards, attempt: 8000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        code=fingerprint("deepmr.meta.summary"),
+        code=fingerprint("deepmr.meta.summary", "deepmr.tables"),
         combinations=config["meta"]["combinations"],
     script:
         "../scripts/meta_analysis.py"

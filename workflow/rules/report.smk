@@ -36,7 +36,7 @@ rule write_report:
     conda:
         "../../envs/stats.yaml"
     params:
-        code=fingerprint("deepmr.report.run", "deepmr.report.render"),
+        code=fingerprint("deepmr.report.run", "deepmr.report.render", "deepmr.schemas"),
         settings={
             key: config[key]
             for key in ("pairs", "mr", "meta", "calibration", "uncertainty", "report")

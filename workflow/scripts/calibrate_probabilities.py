@@ -3,7 +3,7 @@
 import pandas as pd
 import pyarrow as pa
 
-from deepmr import tables
+from deepmr import schemas, tables
 from deepmr.calibration.fit_and_judge import Settings, fit_and_judge
 from deepmr.held_out import read_held_out
 from deepmr.job import begin
@@ -24,6 +24,6 @@ for model, predictions, replicates in zip(
     made.append(fit_and_judge(windows, kinds, effects, settings, model))
 metrics, calibrators = zip(*made, strict=True)
 table = pa.Table.from_pandas(pd.concat(metrics), preserve_index=False)
-tables.write_table(table, snakemake.output.calibration, tables.CALIBRATION, metadata)
+tables.write_table(table, snakemake.output.calibration, schemas.CALIBRATION, metadata)
 table = pa.concat_tables(calibrators)
-tables.write_table(table, snakemake.output.calibrators, tables.CALIBRATORS, metadata)
+tables.write_table(table, snakemake.output.calibrators, schemas.CALIBRATORS, metadata)

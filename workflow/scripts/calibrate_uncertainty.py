@@ -5,7 +5,7 @@ import logging
 import pandas as pd
 import pyarrow as pa
 
-from deepmr import tables
+from deepmr import schemas, tables
 from deepmr.job import begin
 from deepmr.uncertainty import draws_needed
 from deepmr.uncertainty.replicates import read_replicates
@@ -27,4 +27,4 @@ for model, path in zip(snakemake.params.models, snakemake.input.replicates, stri
     )
     logging.info("%s: %s", model, draws_needed.sentence(int(rows[-1]["draws"].iloc[0])))
 table = pa.Table.from_pandas(pd.concat(rows), preserve_index=False)
-tables.write_table(table, snakemake.output.uncertainty, tables.UNCERTAINTY, metadata)
+tables.write_table(table, snakemake.output.uncertainty, schemas.UNCERTAINTY, metadata)

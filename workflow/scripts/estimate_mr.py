@@ -1,6 +1,6 @@
 """Estimate the causal effects of every sequence of one or more shards."""
 
-from deepmr import motifs, tables
+from deepmr import motifs, schemas, tables
 from deepmr.job import begin
 from deepmr.mr.shard import Pair, Settings, estimate_shard
 from deepmr.responses import responses
@@ -19,4 +19,4 @@ mr = estimate_shard(
     ),
     responses(model, settings.targets, settings.responses, source.calibrators, source.scales),
 )
-tables.write_table(mr, snakemake.output.mr, tables.MR, metadata)
+tables.write_table(mr, snakemake.output.mr, schemas.MR, metadata)

@@ -1,6 +1,6 @@
 """Cut the windows and label them."""
 
-from deepmr import tables
+from deepmr import schemas, tables
 from deepmr.genome.extraction import extract
 from deepmr.job import begin
 
@@ -13,5 +13,5 @@ windows, counts = extract(
     seed=snakemake.params.seed,
     index_dir=snakemake.params.index,
 )
-schema = tables.windows_schema(list(snakemake.params.targets))
+schema = schemas.windows_schema(list(snakemake.params.targets))
 tables.write_table(windows, snakemake.output.windows, schema, {**metadata, "counts": counts})

@@ -1,6 +1,6 @@
 """Check a user's own network and take it in."""
 
-from deepmr import tables
+from deepmr import schemas, tables
 from deepmr.job import begin
 from deepmr.models.imported import load_model
 
@@ -15,4 +15,6 @@ model = load_model(
     snakemake.wildcards.model,
 )
 model.save(snakemake.output.model)
-tables.write_table(tables.HISTORY.empty_table(), snakemake.output.history, tables.HISTORY, metadata)
+tables.write_table(
+    schemas.HISTORY.empty_table(), snakemake.output.history, schemas.HISTORY, metadata
+)

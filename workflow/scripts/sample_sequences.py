@@ -1,6 +1,6 @@
 """Sample held-out sequences, bound and unbound, for each exposure."""
 
-from deepmr import tables
+from deepmr import schemas, tables
 from deepmr.genome.extraction import open_reader
 from deepmr.genome.sampling import sample
 from deepmr.job import begin
@@ -15,5 +15,5 @@ with open_reader(snakemake.params.data, snakemake.params.index) as reader:
         snakemake.params.sampling["unbound"],
         snakemake.params.seed,
     )
-schema = tables.sequences_schema(snakemake.params.exposures)
+schema = schemas.sequences_schema(snakemake.params.exposures)
 tables.write_table(sequences, snakemake.output.sequences, schema, {**metadata, "counts": counts})

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from deepmr import tables
+from deepmr import schemas, tables
 from deepmr.job import begin
 from deepmr.report import run
 from deepmr.report.pictures import read_captions
@@ -10,7 +10,7 @@ from deepmr.report.render import write
 
 metadata = begin(snakemake.log[0], snakemake.params, snakemake.config)
 source, config = snakemake.input, snakemake.config
-columns = [name for name in tables.MR.names if not name.startswith("draws")]
+columns = [name for name in schemas.MR.names if not name.startswith("draws")]
 write(
     snakemake.output.report,
     meta=tables.read_table(source.meta).to_pandas(),
