@@ -97,7 +97,7 @@ def test_every_sequence_has_a_row_for_every_question(results):
 
 
 def test_tables_say_what_made_them(results):
-    for name in ("windows", "sequences", "mr", "meta", "calibration"):
+    for name in ("windows", "sequences", "mr", "meta", "calibration", "calibrators", "uncertainty"):
         made_by = tables.read_metadata(results / f"{name}.parquet")
         assert made_by["seed"] == 1
         assert made_by["code"].startswith("deepmr.")
@@ -119,6 +119,34 @@ def test_heads_are_learned(results):
         assert row["auroc"] > 0.7, row["target"]
 
 
+def test_calibrators_are_fitted_on_validation_and_judged_on_test(results):
+    calibration = tables.read_table(results / "calibration.parquet")
+    for target in ("GATA1", "NRF1", "JUND", "open"):
+        before, after = (
+            rows(calibration, split="validation", target=target, calibrator=name)[0]
+            for name in ("none", "platt")
+        )
+        assert after["nll"] <= before["nll"]
+        assert abs(after["cox_slope"] - 1) < 1e-2
+        (judged,) = rows(calibration, split="test", target=target, calibrator="platt")
+        assert 0.95 < judged["o_over_e"] < 1.05
+        assert 0.85 < judged["cox_slope"] < 1.15
+    calibrators = tables.read_table(results / "calibrators.parquet")
+    for row in calibrators.to_pylist():
+        assert (row["zero_effects"] > 0.3) == (row["calibrator"] == "isotonic")
+
+
+def test_standard_errors_are_held_against_the_truth(results):
+    uncertainty = tables.read_table(results / "uncertainty.parquet").to_pylist()
+    assert {row["reference"] for row in uncertainty} == {"truth"}
+    for row in uncertainty:
+        assert row["n_mutations"] == 40 * 3 * 100
+        assert 0.6 < row["slope"] < 1.1
+        assert 1 < row["se_ratio"] < 2.5
+    log = (results / "logs" / "calibrate_uncertainty.log").read_text()
+    assert "cnn: standard errors of 40 draws are known to 11%" in log
+
+
 def test_report_answers_in_words_beside_the_truth(results):
     html = (results / "report.html").read_text()
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
@@ -126,8 +154,9 @@ def test_report_answers_in_words_beside_the_truth(results):
     assert "No effect of NRF1 on open can be told from zero" in text
     assert "Simulated truth of GATA1 → open: marginal slope" in text
     assert "it lies inside the 95 % interval" in text
-    # learning curves, ROC, all effects; reliability and histogram of 4 targets; 5 for each pair
-    assert html.count("data:image/svg+xml") == 3 + 2 * 4 + 3 * 5
+    # learning curves, ROC, all effects; reliability, calibrators, histogram and standard errors of
+    # 4 targets; 5 for each pair
+    assert html.count("data:image/svg+xml") == 3 + 4 * 4 + 3 * 5
 
 
 def test_report_asks_nothing_of_the_network(results):
