@@ -127,7 +127,8 @@ def test_calibrators_are_fitted_on_validation_and_judged_on_test(results):
             for name in ("none", "platt")
         )
         assert after["nll"] <= before["nll"]
-        assert abs(after["cox_slope"] - 1) < 1e-2
+        # Not exactly 1: the map is applied to every draw, and the slope is that of their mean.
+        assert abs(after["cox_slope"] - 1) < 0.03
         (judged,) = rows(calibration, split="test", target=target, calibrator="platt")
         assert 0.95 < judged["o_over_e"] < 1.05
         assert 0.85 < judged["cox_slope"] < 1.15
