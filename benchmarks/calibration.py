@@ -46,10 +46,12 @@ from scipy import stats
 from scipy.special import expit
 
 from deepmr import schemas
-from deepmr.calibration.fitting import NAMES, Fitted, fit, fit_targets
+from deepmr.calibration.fitting import fit, fit_targets
 from deepmr.calibration.maps import (
+    NAMES,
     Affine,
     Calibrator,
+    Fitted,
     Identity,
     NotStrictlyIncreasingError,
     calibrated_draws,

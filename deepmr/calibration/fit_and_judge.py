@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from deepmr.calibration.fitting import Fitted, fit_targets
-from deepmr.calibration.maps import calibrated_draws, zero_effects
+from deepmr.calibration.fitting import fit_targets
+from deepmr.calibration.maps import Fitted, calibrated_draws, zero_effects
 from deepmr.calibration.parameters import to_table
 from deepmr.calibration.report import evaluate, target_rng
 from deepmr.held_out import HeldOut

@@ -13,7 +13,6 @@ leans on what the other targets need (:mod:`deepmr.calibration.shrinkage`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -30,10 +29,12 @@ from deepmr.calibration.affine import (
     pooled_likelihood,
 )
 from deepmr.calibration.maps import (
+    NAMES,
     Affine,
     Beta,
     Calibrator,
     Centred,
+    Fitted,
     Identity,
     Steps,
     beta_features,
@@ -41,38 +42,9 @@ from deepmr.calibration.maps import (
 from deepmr.calibration.predicted import predicted
 from deepmr.calibration.shrinkage import prior_from, weight_of_prior
 
-NAMES = ("temperature", "platt", "beta", "isotonic", "centred_isotonic")
 KINDS = ("binary", "count", "continuous")
 SMALLEST_SLOPE = 1e-3
 """Slope of a map whose labels do not rise with the logit."""
-
-
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """A calibrator of one target and what it was fitted on.
-
-    Attributes
-    ----------
-    target, name : str
-        Target, and one of :data:`NAMES`.
-    calibrator : Calibrator
-        :class:`deepmr.calibration.maps.Identity` unless `status` is ``ok``.
-    n, n_positive : int
-        Measured windows, and those with a label above 0.
-    shrinkage : float
-        Weight of the other targets, 0 to 1.
-    status : str
-        ``ok``, ``too_few_positives``, ``too_few_negatives``, ``one_class`` (all labels alike),
-        ``no_labels``, ``count_target`` or ``continuous_target``.
-    """
-
-    target: str
-    name: str
-    calibrator: Calibrator
-    n: int
-    n_positive: int
-    shrinkage: float
-    status: str
 
 
 def fit(name: str, labels: ArrayLike, draws: ArrayLike) -> Calibrator:

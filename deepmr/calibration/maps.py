@@ -28,6 +28,8 @@ from deepmr.calibration.predicted import predicted
 
 Array = NDArray[np.float64]
 
+NAMES = ("temperature", "platt", "beta", "isotonic", "centred_isotonic")
+
 
 class NotStrictlyIncreasingError(ValueError):
     """A map that is constant somewhere was about to be applied to effects."""
@@ -195,6 +197,34 @@ class Centred(_Knots):
         x = np.asarray(logits, dtype=np.float64)
         inside = np.clip(x, self.knots[0], self.knots[-1])
         return np.interp(inside, self.knots, self.values) + (x - inside)
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A calibrator of one target and what it was fitted on.
+
+    Attributes
+    ----------
+    target, name : str
+        Target, and one of :data:`NAMES`.
+    calibrator : Calibrator
+        :class:`Identity` unless `status` is ``ok``.
+    n, n_positive : int
+        Measured windows, and those with a label above 0.
+    shrinkage : float
+        Weight of the other targets, 0 to 1.
+    status : str
+        ``ok``, ``too_few_positives``, ``too_few_negatives``, ``one_class`` (all labels alike),
+        ``no_labels``, ``count_target`` or ``continuous_target``.
+    """
+
+    target: str
+    name: str
+    calibrator: Calibrator
+    n: int
+    n_positive: int
+    shrinkage: float
+    status: str
 
 
 def beta_features(logits: ArrayLike) -> tuple[Array, Array]:

@@ -8,12 +8,13 @@ from typing import Any
 import pyarrow as pa
 
 from deepmr import schemas
-from deepmr.calibration.fitting import NAMES, Fitted
 from deepmr.calibration.maps import (
+    NAMES,
     Affine,
     Beta,
     Calibrator,
     Centred,
+    Fitted,
     Identity,
     NotStrictlyIncreasingError,
     Steps,

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks import calibration, coverage, invalid_instruments, mr, mutagenesis
 from deepmr import schemas
-from deepmr.calibration.fitting import NAMES
+from deepmr.calibration.maps import NAMES
 
 
 def test_the_benchmark_of_mutagenesis_compares_like_with_like(

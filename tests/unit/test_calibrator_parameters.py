@@ -5,8 +5,8 @@ import pytest
 from scipy.special import expit
 
 from deepmr import schemas, tables
-from deepmr.calibration.fitting import NAMES, fit_targets
-from deepmr.calibration.maps import Affine, Beta, Identity, NotStrictlyIncreasingError
+from deepmr.calibration.fitting import fit_targets
+from deepmr.calibration.maps import NAMES, Affine, Beta, Identity, NotStrictlyIncreasingError
 from deepmr.calibration.parameters import effect_calibrators, read_calibrators, to_table
 from deepmr.effects import Response, on_scale
 

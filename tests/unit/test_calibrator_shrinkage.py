@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy.special import expit
 
 from deepmr.calibration.affine import AffineFit, fit_affine
-from deepmr.calibration.fitting import NAMES, fit_targets
-from deepmr.calibration.maps import Affine, Identity
+from deepmr.calibration.fitting import fit_targets
+from deepmr.calibration.maps import NAMES, Affine, Identity
 from deepmr.calibration.shrinkage import WEAK_VARIANCE, prior_from, weight_of_prior
 
 FITS = st.builds(

@@ -11,8 +11,9 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from deepmr.calibration.affine import fit_affine
-from deepmr.calibration.fitting import NAMES, SMALLEST_SLOPE, fit, fit_targets
+from deepmr.calibration.fitting import SMALLEST_SLOPE, fit, fit_targets
 from deepmr.calibration.maps import (
+    NAMES,
     Affine,
     Beta,
     Centred,
