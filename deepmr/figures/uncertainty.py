@@ -16,6 +16,7 @@ from scipy.special import expit
 from deepmr.figures import style
 from deepmr.uncertainty.errors import Errors
 from deepmr.uncertainty.replicates import RETRAINED, TRUTH, Replicates, errors_of, in_use
+from deepmr.uncertainty.scores import LARGEST_TOLD
 
 _Judged = tuple[Errors, Mapping[Any, Any]]
 """Errors from a reference, and the row of ``uncertainty.parquet`` that judges them."""
@@ -25,8 +26,6 @@ _LOOKS = {
     TRUTH: ("simulated truth", style.VERMILLION, "^"),
 }
 _LARGEST_Z = 5.0
-_LARGEST_ZMS = 100
-"""A larger one is that of a few mutations; its digits say nothing."""
 _DECADES = 5
 """Effects smaller than the largest by more than so many powers of ten are not drawn."""
 _MEDIANS = 15
@@ -246,8 +245,8 @@ def _z_scores(ax: Axes, judged: Sequence[_Judged]) -> None:
 def _mean_square(row: Mapping[Any, Any]) -> str:
     if not np.isfinite(row["zms"]):
         return ""
-    if row["zms"] > _LARGEST_ZMS:
-        return f": ZMS > {_LARGEST_ZMS}"
+    if row["zms"] > LARGEST_TOLD:
+        return f": ZMS > {LARGEST_TOLD}"
     interval = f" (95 % {row['zms_low']:.2f}–{row['zms_high']:.2f})"
     return f": ZMS {row['zms']:.2f}{interval if np.isfinite(row['zms_low']) else ''}"
 

@@ -16,10 +16,9 @@ from deepmr.report import wording
 from deepmr.report.answers import Settings
 from deepmr.report.table import Cell, Row, Table, as_count, as_float, name_of, records
 from deepmr.uncertainty.replicates import RETRAINED, TRUTH
+from deepmr.uncertainty.scores import LARGEST_TOLD
 
 NO_REFERENCE = "no_reference"
-_LARGEST = 100
-"""A larger mean squared z is that of a few mutations; its digits say nothing."""
 _TOO_FEW = (NO_REFERENCE, "too_few_members", "too_few_degrees_of_freedom")
 
 _REFERENCE_WORDS = {RETRAINED: "retrained networks", TRUTH: "simulated truth"}
@@ -149,8 +148,8 @@ def _row(row: Mapping[str, object], several: bool, settings: Settings) -> Row:
 
 def _interval(row: Mapping[str, object], name: str) -> str | Cell:
     value, low, high = (as_float(row[name + end]) for end in ("", "_low", "_high"))
-    if value > _LARGEST:
-        return Cell(f">{wording.NBSP}{_LARGEST}", marked=True)
+    if value > LARGEST_TOLD:
+        return Cell(f">{wording.NBSP}{LARGEST_TOLD}", marked=True)
     if not np.isfinite([value, low, high]).all():
         return wording.number(value)
     places = wording.decimals(low, high)

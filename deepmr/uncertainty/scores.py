@@ -27,6 +27,9 @@ Array = NDArray[np.float64]
 LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 """Central probabilities at which coverage is told."""
 
+LARGEST_TOLD = 100
+"""A larger ZMS is that of a few mutations; its digits say nothing to a reader."""
+
 
 def squared_z(errors: Errors) -> Array:
     """Return z^2 of every error, shape (n,); NaN where its df of 2 or less has no variance."""
