@@ -21,8 +21,9 @@ def four_faults(run: Run) -> dict[int, list[dict]]:
     cancelled = toy.order(run.folder, CANCEL, "wait", 2)
     toy.order(run.folder, LATE, "wait", 4)
     toy.order(run.folder, EAT, "eat", 1)
-    # Limits that the two can reach; the rules' own grow with the attempt in the same way.
-    limits = ("mutagenesis:runtime=attempt", "mutagenesis:mem_mb=1500*attempt")
+    # Limits that the two can reach; the rules' own grow with the attempt in the same way. On a busy
+    # machine the others need more than a minute to come to their faults.
+    limits = ("mutagenesis:runtime=3*attempt", "mutagenesis:mem_mb=1500*attempt")
     # On the command line they take the place of the profile's, the partition too.
     limits = (*limits, "mutagenesis:slurm_partition=gpu")
     snakemake = run.start(TARGET, "--set-resources", *limits)
