@@ -55,7 +55,7 @@ class Run:
         assert found == status, self.said()
         return Outcome(found, self.said())
 
-    def wait_until(self, condition: Callable[[], object], what: str, seconds: float = 300) -> None:
+    def wait_until(self, condition: Callable[[], object], what: str, seconds: float = 600) -> None:
         try:
             self.cluster.wait_until(condition, seconds, f"{what} in {self.folder}")
         except TimeoutError as error:

@@ -146,7 +146,7 @@ def dead_node(run: Run, *arguments: str) -> Iterator[Stray]:
     run.cluster.kill_node(event["node"])
     run.cluster.notice_dead_node(event["node"])
     try:
-        run.wait_until(lambda: replacement.waits, "replacement", 180)
+        run.wait_until(lambda: replacement.waits, "replacement")
         yield Stray(snakemake, orphan, replacement, int(event["pid"]))
     finally:
         run.cluster.start_node(event["node"])
