@@ -26,6 +26,7 @@ include: "workflow/rules/replicates.smk"
 include: "workflow/rules/calibration.smk"
 include: "workflow/rules/mr.smk"
 include: "workflow/rules/meta.smk"
+include: "workflow/rules/heterogeneity.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/hooks.smk"
@@ -40,7 +41,10 @@ rule all:
         rules.extract_windows.output,
         rules.sample_sequences.output,
         rules.gather_mr.output,
+        expand(rules.estimate_decoys.output, model=config["models"]),
         rules.meta_analysis.output,
+        rules.explain_heterogeneity.output,
+        rules.gather_network.output,
         rules.calibrate_probabilities.output,
         rules.calibrate_uncertainty.output,
         expand(rules.predict_windows.output, model=config["models"]),

@@ -8,11 +8,15 @@ which no job calls, imports what it needs. Checks that open data files are in
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 Config = Mapping[str, Any]
+
+COVARIATES = ("gc", "predicted_exposure", "motif_distance", "bound")
+"""What every meta-regression looks at, without annotations."""
 
 
 class ConfigError(ValueError):
@@ -99,6 +103,7 @@ def check(config: Config) -> None:
         *_models(config),
         *_windows(config),
         *_mr(config),
+        *_annotations(config),
         *_calibration(config),
     ]
     if problems:
@@ -206,6 +211,21 @@ def _mr(config: Config) -> list[str]:
             for target in (pair["exposure"], pair["outcome"])
             if target in config["targets"] and config["targets"][target]["motif"] is None
         ]
+    return problems
+
+
+def _annotations(config: Config) -> list[str]:
+    problems = []
+    for name in config["meta"]["annotations"]:
+        if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
+            problems.append(
+                f"meta.annotations: {name!r} is a stratum's name and a term of a regression; write "
+                "a letter, then letters, digits and _"
+            )
+        if name in (*COVARIATES, "intercept"):
+            problems.append(
+                f"meta.annotations.{name}: every regression has a term of this name; rename it"
+            )
     return problems
 
 

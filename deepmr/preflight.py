@@ -115,6 +115,8 @@ def input_files(config: Config, base: Path) -> dict[str, Path]:
             named[f"targets.{name}.peaks"] = _below(folder, target.get("peaks"))
         named[f"targets.{name}.measured"] = _below(folder, target.get("measured"))
     named["motifs"] = _below(base, config.get("motifs"))
+    for name, path in config.get("meta", {}).get("annotations", {}).items():
+        named[f"meta.annotations.{name}"] = _below(base, path)
     for name, model in config.get("models", {}).items():
         code = model.get("code")
         named[f"models.{name}.code"] = _below(base, code and code.rpartition(":")[0])

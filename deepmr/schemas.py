@@ -132,12 +132,13 @@ MR = _schema(
         ("sequence_id", pa.string()),
         ("model", pa.string()),
         ("pair", pa.string()),
-        ("direction", pa.string(), "forward or reverse"),
+        ("direction", pa.string(), "forward, reverse or decoy (a negative control)"),
         ("exposure", pa.string()),
         ("outcome", pa.string()),
         ("stratum", pa.string(), "bound or unbound, by the pair's exposure"),
-        ("method", pa.string()),
-        ("instrument_rule", pa.string()),
+        ("partner", pa.string(), "decoy: the sequence whose effects on the exposure are used"),
+        ("method", pa.string(), "mv_ivw and mv_egger: direct effect, other exposures held fixed"),
+        ("instrument_rule", pa.string(), "union: of all exposures of the outcome"),
         ("estimate", pa.float64(), "outcome per exposure on the effect scale"),
         ("se", pa.float64(), "Rubin total of se_within and se_draws; profile: its own"),
         ("se_kind", pa.string()),
@@ -155,6 +156,7 @@ MR = _schema(
         ("n_instruments", pa.int32()),
         ("n_dropped", pa.int32(), "instruments left out: a missing value or an SE of 0"),
         ("mean_f", pa.float64()),
+        ("conditional_f", pa.float64(), "of mv_ivw and mv_egger: 1 without conditional strength"),
         ("i2_gx", pa.float64()),
         ("i2_gx_weighted", pa.float64()),
         ("stronger_on_exposure", pa.float64(), "share of instruments with |z| larger on exposure"),
@@ -180,41 +182,181 @@ MR = _schema(
         ("draws_se", pa.list_(pa.float32()), "standard error within each draw"),
     ]
 )
-"""``mr.parquet``: a row is sequence × pair × direction × method."""
+"""``mr.parquet`` and ``decoys``: a row is sequence × pair × direction × method."""
+
+_GLOBAL_KEY: list[tuple[Any, ...]] = [
+    ("model", pa.string()),
+    ("pair", pa.string()),
+    ("direction", pa.string(), "forward or reverse; decoy: forward, exposure of other sequences"),
+    ("exposure", pa.string()),
+    ("outcome", pa.string()),
+    ("method", pa.string()),
+]
+_INTERVAL: list[tuple[Any, ...]] = [
+    ("estimate", pa.float64(), "outcome per exposure on the effect scale"),
+    ("se", pa.float64()),
+    ("ci_low", pa.float64(), "95 %"),
+    ("ci_high", pa.float64(), "95 %"),
+    ("p_value", pa.float64()),
+]
 
 META = _schema(
     [
-        ("model", pa.string()),
-        ("pair", pa.string()),
-        ("direction", pa.string()),
-        ("exposure", pa.string()),
-        ("outcome", pa.string()),
-        ("method", pa.string()),
+        *_GLOBAL_KEY,
         ("instrument_rule", pa.string()),
-        ("stratum", pa.string(), "all, bound or unbound"),
-        ("combination", pa.string(), "REML, DL or median over sequences"),
-        ("inference", pa.string(), "draw_wise (model error kept) or diagonal (ignored)"),
+        ("stratum", pa.string(), "all, bound, unbound, or <annotation>=<value>"),
+        ("combination", pa.string(), "estimator of tau2, or median over sequences"),
+        (
+            "inference",
+            pa.string(),
+            "draw_wise (model error kept), chromosome (CR2) or diagonal (sequences independent)",
+        ),
+        ("test", pa.string(), "z, t, knha (Hartung-Knapp), adhoc (its factor at least 1), CR2"),
         ("k", pa.int32(), "sequences combined"),
         ("n_sequences", pa.int32(), "sequences asked, whatever their status"),
-        ("estimate", pa.float64()),
-        ("se", pa.float64()),
+        ("n_dropped", pa.int32(), "estimated, but without a usable standard error"),
+        ("n_clusters", pa.int32(), "chromosomes or contigs among the k"),
+        *_INTERVAL,
         ("se_within", pa.float64()),
         ("se_draws", pa.float64()),
-        ("ci_low", pa.float64(), "95 %"),
-        ("ci_high", pa.float64(), "95 %"),
-        ("p_value", pa.float64()),
+        ("df", pa.float64(), "of the t distribution; infinite for a normal one"),
+        ("fmi", pa.float64(), "fraction of missing information: of the model's error"),
         ("tau2", pa.float64()),
+        ("tau2_low", pa.float64(), "95 %, Q-profile"),
+        ("tau2_high", pa.float64(), "95 %, Q-profile"),
         ("i2", pa.float64(), "percent"),
+        ("i2_low", pa.float64(), "percent"),
+        ("i2_high", pa.float64(), "percent"),
         ("h2", pa.float64()),
+        ("h2_low", pa.float64()),
+        ("h2_high", pa.float64()),
         ("q", pa.float64()),
         ("q_p", pa.float64()),
         ("pi_low", pa.float64(), "95 % prediction interval"),
         ("pi_high", pa.float64(), "95 % prediction interval"),
+        ("pi_kind", pa.string(), "convention of the prediction interval"),
+        ("conditional_f", pa.float64(), "median over sequences; conditional effects only"),
         ("fdr", pa.float64(), "Benjamini-Hochberg over pairs and directions"),
+        ("q_value", pa.float64(), "Storey, over the same"),
         ("status", pa.string()),
+        ("reason", pa.string(), "why there is no number, or fewer sequences"),
     ]
 )
 """``meta.parquet``: a row is pair × direction × method × stratum × combination × inference."""
+
+SEQUENCE_EFFECTS = _schema(
+    [
+        *_GLOBAL_KEY,
+        ("sequence_id", pa.string()),
+        ("stratum", pa.string(), "bound or unbound, by the pair's exposure"),
+        ("gc", pa.float64(), "fraction"),
+        ("predicted_exposure", pa.float64(), "mean logit over draws, as the network predicts it"),
+        ("motif_distance", pa.float64(), "bp between best sites of exposure and outcome"),
+        ("estimate", pa.float64(), "outcome per exposure on the effect scale"),
+        ("se", pa.float64(), "Rubin total"),
+        ("blup", pa.float64(), "best linear unbiased prediction"),
+        ("blup_se", pa.float64()),
+        ("shrunk", pa.float64(), "posterior mean of the mixture"),
+        ("shrunk_sd", pa.float64()),
+        ("p_zero", pa.float64(), "posterior probability of no effect"),
+        ("p_negative", pa.float64()),
+        ("p_positive", pa.float64()),
+        ("lfsr", pa.float64(), "local false sign rate"),
+        ("s_value", pa.float64(), "mean lfsr of the sequences at least as sure"),
+        ("weight", pa.float64(), "percent of the global estimate"),
+        ("rstudent", pa.float64()),
+        ("cooks_distance", pa.float64()),
+        ("without", pa.float64(), "global estimate without this sequence"),
+        ("influential", pa.bool_()),
+        ("status", pa.string()),
+    ]
+)
+"""``sequence_effects.parquet``: a row is pair × direction × sequence, by the primary method."""
+
+META_REGRESSION = _schema(
+    [
+        *_GLOBAL_KEY,
+        ("combination", pa.string()),
+        ("covariates", pa.string(), "alone (with an intercept) or together"),
+        ("term", pa.string()),
+        (
+            "unit",
+            pa.string(),
+            "of the covariate: the estimate is the change of the effect per unit",
+        ),
+        ("k", pa.int32(), "sequences"),
+        ("n_dropped", pa.int32()),
+        *_INTERVAL,
+        ("se_within", pa.float64()),
+        ("se_draws", pa.float64()),
+        ("df", pa.float64()),
+        ("tau2", pa.float64(), "left between sequences"),
+        ("r2", pa.float64(), "percent of tau2 explained"),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+"""``meta_regression.parquet``: a row is pair × direction × regression × term."""
+
+META_DIAGNOSTICS = _schema(
+    [
+        *_GLOBAL_KEY,
+        ("combination", pa.string()),
+        ("k", pa.int32(), "sequences"),
+        ("egger_z", pa.float64(), "regression test: effect against its standard error"),
+        ("egger_p", pa.float64()),
+        ("rank_tau", pa.float64(), "Kendall, rank test of the same"),
+        ("rank_p", pa.float64()),
+        ("trim_fill_k0", pa.float64(), "sequences that trim and fill would add"),
+        ("trim_fill_estimate", pa.float64()),
+        ("without_one_low", pa.float64(), "least global estimate without one sequence"),
+        ("without_one_high", pa.float64(), "largest global estimate without one sequence"),
+        ("most_influential", pa.string(), "sequence with the largest Cook's distance"),
+        ("n_influential", pa.int32()),
+        ("share_zero", pa.float64(), "share of sequences without an effect (mixture)"),
+        ("share_negative", pa.float64()),
+        ("share_positive", pa.float64()),
+        ("share_zero_sd", pa.float64(), "SD over draws"),
+        ("share_negative_sd", pa.float64(), "SD over draws"),
+        ("share_positive_sd", pa.float64(), "SD over draws"),
+        ("n_sure", pa.int32(), "sequences with a local false sign rate below .05"),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+    ]
+)
+"""``meta_diagnostics.parquet``: a row is pair × direction, by the primary method."""
+
+NETWORK = _schema(
+    [
+        *_GLOBAL_KEY,
+        ("control", pa.bool_(), "configured as a negative control"),
+        ("combination", pa.string()),
+        ("k", pa.int32(), "sequences combined"),
+        *_INTERVAL,
+        ("fdr", pa.float64(), "Benjamini-Hochberg over pairs and directions"),
+        ("q_value", pa.float64(), "Storey, over the same"),
+        ("decoy_estimate", pa.float64(), "exposure of other sequences"),
+        ("decoy_ci_low", pa.float64(), "95 %"),
+        ("decoy_ci_high", pa.float64(), "95 %"),
+        ("decoy_p_value", pa.float64()),
+        ("back_estimate", pa.float64(), "the other direction, outcome on exposure"),
+        ("back_ci_low", pa.float64(), "95 %"),
+        ("back_ci_high", pa.float64(), "95 %"),
+        ("back_fdr", pa.float64()),
+        ("conditional_on", pa.string(), "other exposures of the same outcome, comma-separated"),
+        ("conditional_method", pa.string()),
+        ("conditional_estimate", pa.float64(), "direct effect given the other exposures"),
+        ("conditional_ci_low", pa.float64(), "95 %"),
+        ("conditional_ci_high", pa.float64(), "95 %"),
+        ("conditional_p_value", pa.float64()),
+        ("conditional_k", pa.int32()),
+        ("conditional_f", pa.float64(), "strength of the instruments; median over sequences"),
+        ("significant", pa.bool_(), "fdr at most the level of the config"),
+        ("flag", pa.string(), "what stands against reading it as a cause; see docs/method.md"),
+        ("status", pa.string()),
+    ]
+)
+"""``network.parquet``: a row is exposure × outcome, both directions of every pair."""
 
 METRICS: dict[str, str | None] = {
     "auroc": None,

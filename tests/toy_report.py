@@ -17,14 +17,26 @@ from scipy.special import expit
 from deepmr import calibration
 from deepmr.calibration.predicted import probabilities
 from deepmr.figures import calibration as calibration_figures
-from deepmr.figures import causal, prediction, style
+from deepmr.figures import causal, heterogeneity, prediction, style
+from deepmr.figures import network as networks
 from deepmr.figures import uncertainty as uncertainty_figures
+from deepmr.meta.tables.network import network
 from deepmr.report.answers import Settings
 from deepmr.report.pictures import Picture, read_captions
 from deepmr.report.render import write
-from deepmr.schemas import CALIBRATORS, UNCERTAINTY, replicates_schema
+from deepmr.schemas import (
+    CALIBRATORS,
+    META,
+    META_DIAGNOSTICS,
+    META_REGRESSION,
+    NETWORK,
+    SEQUENCE_EFFECTS,
+    UNCERTAINTY,
+    replicates_schema,
+)
 from deepmr.uncertainty.replicates import Replicates, read_replicates
 from deepmr.uncertainty.report import report as judged
+from tests import toy_meta
 
 PAIRS = {
     "GATA1_open": {"exposure": "GATA1", "outcome": "open"},
@@ -326,6 +338,22 @@ def figures(folder: Path) -> list[Picture]:
             both = [TARGETS.index(x), TARGETS.index(y)]
             unsure = uncertainty_figures.predictions((x, y), draws[:, :, both], labels[:, both])
             made.append(("uncertainty", f"{x} and {y}", unsure))
+    combined = toy_meta.complete(whole)
+    tables = tables_of(combined, local)
+    drawn = networks.network(tables["network"], TARGETS, fdr=SETTINGS.fdr)
+    made.append(("network", "cnn", drawn))
+    for row in toy_meta.headline(combined).to_dict("records"):
+        of_row = (
+            (tables[name]["pair"] == row["pair"]) & (tables[name]["direction"] == row["direction"])
+            for name in ("sequence_effects", "meta_diagnostics")
+        )
+        effects, diagnosed = (
+            tables[name][chosen]
+            for name, chosen in zip(("sequence_effects", "meta_diagnostics"), of_row, strict=True)
+        )
+        x, y = row["exposure"], row["outcome"]
+        drawn = heterogeneity.funnel(effects, row, diagnosed.iloc[0], exposure=x, outcome=y)
+        made.append(("funnel", f"{x} → {y}", drawn))
     made.append(("roc", "cnn", prediction.roc(labels, p, TARGETS)))
     metrics = calibrated()
     retrained = replicates()
@@ -364,11 +392,25 @@ PROVENANCE = {
 }
 
 
+def tables_of(combined: pd.DataFrame, local: pd.DataFrame, pairs: dict = PAIRS) -> dict:
+    """Return the tables of the meta-analysis, by name, as the report gets them."""
+    arrows = network(combined, pairs, method="egger", combination="REML", fdr=SETTINGS.fdr)
+    sequences = toy_meta.sequence_effects(local)
+    made = {
+        "meta": (combined, META),
+        "network": (arrows, NETWORK),
+        "sequence_effects": (sequences, SEQUENCE_EFFECTS),
+        "meta_regression": (toy_meta.regression(combined), META_REGRESSION),
+        "meta_diagnostics": (toy_meta.diagnostics(combined, sequences), META_DIAGNOSTICS),
+    }
+    return {name: toy_meta.through_schema(*both) for name, both in made.items()}
+
+
 def context() -> dict:
     local = mr()
     return {
-        "meta": meta(local=local),
         "mr": local,
+        **tables_of(toy_meta.complete(meta(local=local)), local),
         "calibration": calibrated(),
         "calibrators": calibrators(),
         "uncertainty": uncertainty(),

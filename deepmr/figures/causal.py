@@ -235,17 +235,21 @@ def global_effects(effects: pd.DataFrame, *, effect_scale: str = "logit") -> Fig
     effects : DataFrame
         Rows of ``meta.parquet``, one per pair and direction: ``exposure``, ``outcome``,
         ``direction``, ``estimate``, ``ci_low``, ``ci_high``, ``pi_low``, ``pi_high``; and, where
-        the truth is known, ``marginal_slope``.
+        the truth is known, ``marginal_slope``. With decoys also ``pair``, ``decoy_estimate``,
+        ``decoy_ci_low``, ``decoy_ci_high``, NaN where a row has none.
     effect_scale : str
         For the label.
 
     Returns
     -------
     Figure
-        Rows in the order given; thin bars are prediction intervals.
+        Rows in the order given, the decoy of a pair beneath its last one; thin bars are
+        prediction intervals.
     """
-    y = -np.arange(len(effects), dtype=np.float64)
-    fig = Figure(figsize=(style.WIDTH, 1.3 + 0.3 * len(effects)), layout="constrained")
+    effects = effects.reset_index(drop=True)
+    y, decoys = _places(effects)
+    n_rows = len(effects) + len(decoys)
+    fig = Figure(figsize=(style.WIDTH, 1.3 + 0.3 * n_rows), layout="constrained")
     ax = fig.subplots()
     ax.axvline(0, color=style.MUTED, linewidth=0.9)
     colours = np.where(effects["direction"] == "forward", style.BLUE, style.ORANGE)
@@ -262,17 +266,46 @@ def global_effects(effects: pd.DataFrame, *, effect_scale: str = "logit") -> Fig
             edgecolors=style.INK,
             zorder=4,
         )
-    ax.set_yticks(y, [f"{r.exposure} → {r.outcome}" for r in effects.itertuples()])
+    if len(decoys):
+        at = decoys["y"]
+        ends = decoys["decoy_ci_low"], decoys["decoy_ci_high"]
+        ax.hlines(at, *ends, color=style.MUTED, linewidth=2.5, alpha=0.3)
+        ax.scatter(
+            decoys["decoy_estimate"],
+            at,
+            s=26,
+            facecolors="white",
+            edgecolors=style.MUTED,
+            linewidths=1.1,
+            zorder=3,
+        )
+    labels = [f"{r.exposure} → {r.outcome}" for r in effects.itertuples()]
+    labels += [f"decoy: {r.exposure} of other sequences" for r in decoys.itertuples()]
+    ax.set_yticks([*y, *decoys["y"]], labels)
+    for tick in ax.get_yticklabels()[len(effects) :]:
+        tick.set(color=style.MUTED, fontsize=6.5)
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
-    ax.set_ylim(-len(effects) + 0.4, 0.6)
+    ax.set_ylim(-n_rows + 0.4, 0.6)
     ax.set_xlabel(f"global effect ({effect_scale}), 95 % interval")
-    ax.set_xlim(*_window(effects, {}, [0.0]))
+    ax.set_xlim(*_window(effects, {}, [0.0, *decoys["decoy_ci_low"], *decoys["decoy_ci_high"]]))
     handles = [
         Line2D([], [], color=style.BLUE, marker="o", label="forward"),
         Line2D([], [], color=style.ORANGE, marker="o", label="reverse"),
         Line2D([], [], color=style.MUTED, linewidth=0.8, label="prediction interval"),
     ]
+    if len(decoys):
+        handles.append(
+            Line2D(
+                [],
+                [],
+                color=style.MUTED,
+                marker="o",
+                markersize=5,
+                markerfacecolor="white",
+                label="decoy (negative control)",
+            )
+        )
     if "marginal_slope" in effects:
         handles.append(
             Line2D(
@@ -288,6 +321,18 @@ def global_effects(effects: pd.DataFrame, *, effect_scale: str = "logit") -> Fig
         )
     fig.legend(handles=handles, loc="outside lower center", ncols=2)
     return fig
+
+
+def _places(effects: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
+    """Return the height of each row, and of the decoys beneath the pairs as a column ``y``."""
+    y = -np.arange(len(effects), dtype=np.float64)
+    if "decoy_estimate" not in effects:
+        return y, pd.DataFrame({"y": [], "decoy_ci_low": [], "decoy_ci_high": []})
+    decoys = effects[effects["decoy_estimate"].notna()]
+    last = effects.reset_index().groupby("pair")["index"].max()
+    beneath = decoys["pair"].map(last).to_numpy(dtype=np.int64)
+    y -= (beneath[None, :] < np.arange(len(effects))[:, None]).sum(axis=1)
+    return y, decoys.assign(y=y[beneath] - 1)
 
 
 def _overall_row(ax: Axes, overall: Mapping[str, float] | pd.Series, y: float, gap: float) -> None:

@@ -16,10 +16,21 @@ from deepmr.calibration.parameters import read_calibrators
 from deepmr.calibration.predicted import predicted as pooled
 from deepmr.calibration.predicted import probabilities
 from deepmr.effects import Response
-from deepmr.figures import calibration, causal, prediction, style, uncertainty
+from deepmr.figures import (
+    calibration,
+    causal,
+    heterogeneity,
+    network,
+    prediction,
+    style,
+    uncertainty,
+)
 from deepmr.held_out import HeldOut
 from deepmr.motifs import Motif
-from deepmr.mr.shard import Pair, Settings, shard_instruments
+from deepmr.mr.conditional import METHODS as CONDITIONAL
+from deepmr.mr.questions import Pair, Settings
+from deepmr.mr.shard import shard_instruments
+from deepmr.schemas import NETWORK
 from deepmr.shards.membership import shard_of
 from deepmr.uncertainty.replicates import Replicates
 
@@ -131,24 +142,48 @@ def uncertainty_figures(replicates: Replicates, judged: pd.DataFrame) -> dict[st
     }
 
 
-def effects_figure(
-    headline: pd.DataFrame, truth: pd.DataFrame | None, *, effect_scale: str
-) -> Figure:
+def effects_figures(
+    headline: pd.DataFrame,
+    edges: pd.DataFrame,
+    truth: pd.DataFrame | None,
+    targets: Sequence[str],
+    *,
+    fdr: float,
+    effect_scale: str,
+) -> dict[str, Figure]:
     """Draw the global effects of all pairs in both directions.
 
     Parameters
     ----------
     headline : DataFrame
-        Rows of ``meta.parquet`` of one model, one a pair and direction.
+        Rows of ``meta.parquet`` of one model, one a pair and direction, without decoys.
+    edges : DataFrame
+        Rows of ``network.parquet`` of the same model.
     truth : DataFrame, optional
         ``truth.parquet``; its marginal slopes are on the logit scale and drawn only there.
+    targets : sequence of str
+        Targets in the order of the configuration.
+    fdr : float
+        The level behind the column ``significant`` of `edges`.
     effect_scale : str
         Scale of the effects.
+
+    Returns
+    -------
+    dict of str to Figure
+        ``global_effects`` and ``network``.
     """
+    decoys = [name for name in NETWORK.names if name.startswith("decoy_")]
+    rows = headline.merge(
+        edges[["pair", "direction", *decoys]], on=["pair", "direction"], how="left"
+    )
     if truth is not None and effect_scale == "logit":
         known = truth[["exposure", "outcome", "marginal_slope"]]
-        headline = headline.merge(known, on=["exposure", "outcome"], how="left")
-    return causal.global_effects(headline, effect_scale=effect_scale)
+        rows = rows.merge(known, on=["exposure", "outcome"], how="left")
+    return {
+        "global_effects": causal.global_effects(rows, effect_scale=effect_scale),
+        "network": network.network(edges, targets, fdr=fdr, effect_scale=effect_scale),
+    }
 
 
 def pair_figures(
@@ -159,6 +194,8 @@ def pair_figures(
     references: Sequence[str],
     mr: pd.DataFrame,
     headline: pd.DataFrame,
+    sequence_effects: pd.DataFrame,
+    diagnostics: pd.DataFrame,
     truth: pd.DataFrame | None,
     motifs: Mapping[str, Motif | None],
     settings: Settings,
@@ -180,7 +217,9 @@ def pair_figures(
     mr : DataFrame
         Rows of ``mr.parquet`` of one model and this pair.
     headline : DataFrame
-        Rows of ``meta.parquet`` of the same, one a direction.
+        Rows of ``meta.parquet`` of the same, one a direction; decoys are not drawn.
+    sequence_effects, diagnostics : DataFrame
+        Rows of ``sequence_effects.parquet`` and ``meta_diagnostics.parquet`` of the same.
     truth : DataFrame, optional
         ``truth.parquet``.
     motifs, settings, responses
@@ -191,7 +230,13 @@ def pair_figures(
     Returns
     -------
     dict of str to Figure
-        ``uncertainty``, and ``mr_scatter_<direction>`` and ``forest_<direction>``.
+        ``uncertainty``, and of every direction ``mr_scatter_<direction>``,
+        ``forest_<direction>`` and ``funnel_<direction>``.
+
+    Raises
+    ------
+    ValueError
+        If a direction has not one row of `diagnostics`.
     """
     drawn = {
         "uncertainty": uncertainty.predictions(
@@ -200,7 +245,7 @@ def pair_figures(
         if test.draws.shape[1] > 1
         else style.note("This model makes one draw, which has no SD.")
     }
-    for _, overall in headline.iterrows():
+    for _, overall in headline[headline["direction"] != "decoy"].iterrows():
         direction, exposure, outcome = overall[["direction", "exposure", "outcome"]]
         local = mr[mr["direction"] == direction]
         primary = local[local["method"] == method]
@@ -211,6 +256,14 @@ def pair_figures(
             exposure=exposure,
             outcome=outcome,
             truth=known,
+            effect_scale=settings.effect_scale,
+        )
+        drawn[f"funnel_{direction}"] = heterogeneity.funnel(
+            sequence_effects[sequence_effects["direction"] == direction],
+            overall,
+            _one_row(diagnostics, pair.name, direction),
+            exposure=exposure,
+            outcome=outcome,
             effect_scale=settings.effect_scale,
         )
         if not (primary["status"] == "ok").any():
@@ -243,7 +296,8 @@ def pair_figures(
             found.by,
             found.se_x,
             found.se_y,
-            local[local["sequence_id"] == chosen],
+            # Direct effects come from other instruments: no line through these points.
+            local[(local["sequence_id"] == chosen) & ~local["method"].isin(CONDITIONAL)],
             exposure=exposure,
             outcome=outcome,
             sequence_id=chosen,
@@ -251,6 +305,16 @@ def pair_figures(
             effect_scale=settings.effect_scale,
         )
     return drawn
+
+
+def _one_row(diagnostics: pd.DataFrame, pair: str, direction: str) -> pd.Series:
+    rows = diagnostics[diagnostics["direction"] == direction]
+    if len(rows) != 1:
+        raise ValueError(
+            f"{len(rows)} rows of diagnostics of the pair {pair!r}, {direction}, not one; "
+            "run the rule explain_heterogeneity"
+        )
+    return rows.iloc[0]
 
 
 def _truth(truth: pd.DataFrame | None, exposure: str, outcome: str) -> dict[str, Any]:

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import matplotlib as mpl
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
 
 from deepmr.outputs import replacing
 
@@ -31,6 +34,7 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 
 LABEL_COLOURS = {"1": VERMILLION, "0": BLUE, "not measured": MUTED}
 STRATUM_COLOURS = {"bound": BLUE, "unbound": ORANGE, "": MUTED}
+SIGN_COLOURS = {"negative": VERMILLION, "positive": BLUE}
 METHOD_COLOURS = {
     "egger": BLUE,
     "ivw": VERMILLION,
@@ -111,6 +115,18 @@ def _settings() -> Iterator[None]:
 def method_colour(method: str) -> str:
     """Return the colour of a method: the same in every figure."""
     return METHOD_COLOURS.get(method, SPARE[sum(method.encode()) % len(SPARE)])
+
+
+def pale(colour: str, share: float = 0.62) -> str:
+    """Return a colour mixed with white; `share` of it is the colour."""
+    red, green, blue = (1 - share * (1 - part) for part in to_rgb(colour))
+    return to_hex((red, green, blue))
+
+
+def text_width(text: str, points: float) -> float:
+    """Return the width of bold text in inches."""
+    font = FontProperties(family=RC["font.family"], weight="bold")
+    return float(TextPath((0, 0), text, size=points, prop=font).get_extents().width) / 72
 
 
 def render(fig: Figure, file_format: str) -> bytes:

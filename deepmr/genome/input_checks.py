@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from deepmr.genome import labelled
+from deepmr.genome.annotations import check as check_annotation
+from deepmr.genome.annotations import is_regions
 from deepmr.genome.fasta import SequenceReader
 from deepmr.genome.regions import check_fit, read_regions
 from deepmr.genome.windows import tile
@@ -43,7 +45,10 @@ def problems(
     """
     data = config["data"]
     if "data.fasta" not in files:
-        return _interval_problems(config, files, None)
+        return [
+            *_interval_problems(config, files, None),
+            *_annotation_problems(config, files, None),
+        ]
     try:
         reader = SequenceReader(
             files["data.fasta"],
@@ -52,14 +57,22 @@ def problems(
             index_dir=index_dir,
         )
     except ValueError as error:
-        return [f"data.fasta: {error}", *_interval_problems(config, files, None)]
+        return [
+            f"data.fasta: {error}",
+            *_interval_problems(config, files, None),
+            *_annotation_problems(config, files, None),
+        ]
     with reader:
         if data["source"] == "genome":
             return [
                 *_split_problems(config, reader.contigs),
                 *_interval_problems(config, files, reader.contigs),
+                *_annotation_problems(config, files, reader.contigs),
             ]
-        found = _label_problems(config, files, reader)
+        found = [
+            *_label_problems(config, files, reader),
+            *_annotation_problems(config, files, reader.contigs),
+        ]
         return found if letters_known else [*found, *_letter_problems(reader)]
 
 
@@ -79,6 +92,34 @@ def _interval_problems(
             regions = read_regions(path, strand=strand and key != "data.blacklist", **settings)
             if contigs is not None:
                 check_fit(regions, contigs, partial=key == "data.blacklist")
+        except ValueError as error:
+            found.append(f"{key}: {error}")
+    return found
+
+
+def _annotation_problems(
+    config: Config, files: Mapping[str, Path], contigs: Mapping[str, int] | None
+) -> list[str]:
+    found = []
+    ready = config["data"]["source"] == "sequences"
+    for key, path in files.items():
+        name = key.removeprefix("meta.annotations.")
+        if name == key:
+            continue
+        try:
+            if not ready:
+                check_annotation(path, name, contigs, config["windows"]["length"])
+            elif is_regions(path):
+                check_annotation(path, name, None, config["windows"]["length"])
+                lacking = labelled.missing_columns(files["data.labels"], ("chrom", "start", "end"))
+                if lacking:
+                    found.append(
+                        f"{key}: {path} holds regions, but {files['data.labels']} does not say "
+                        f"where the sequences lie: it has no column {', '.join(lacking)}; add it, "
+                        "or write a table with sequence_id"
+                    )
+            else:
+                check_annotation(path, name, None, config["windows"]["length"], records=contigs)
         except ValueError as error:
             found.append(f"{key}: {error}")
     return found

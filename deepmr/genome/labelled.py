@@ -286,6 +286,18 @@ def assign_splits(
     return split
 
 
+def missing_columns(path: str | Path, names: Sequence[str]) -> list[str]:
+    """Return which of these columns a label table lacks.
+
+    Raises
+    ------
+    LabelTableError
+        If it cannot be read.
+    """
+    present = _columns(Path(path))
+    return [name for name in names if name not in present]
+
+
 def _columns(path: Path) -> list[str]:
     try:
         if path.suffix == ".parquet":

@@ -1,5 +1,5 @@
-from deepmr.meta.combine import Result, random_effects
+from deepmr.meta.combine import random_effects
 from deepmr.meta.drawwise import draw_wise, median
-from deepmr.meta.summary import summarise
+from deepmr.meta.result import Result
 
-__all__ = ["Result", "draw_wise", "median", "random_effects", "summarise"]
+__all__ = ["Result", "draw_wise", "median", "random_effects"]

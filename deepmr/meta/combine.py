@@ -1,76 +1,71 @@
-"""Random-effects meta-analysis in O(k), by the score of the restricted likelihood.
+"""Random-effects meta-analysis of independent estimates, in O(k).
 
-DerSimonian and Laird (Control Clin Trials 1986;7:177), REML, and the common-effect model; the
-conventions for I2, H2 and the prediction interval are those of the R package metafor
-(Viechtbauer, J Stat Softw 2010;36(3)).
+The conventions for I2, H2, tests and the prediction interval are those of the R package metafor
+(Viechtbauer, J Stat Softw 2010;36(3)). Hartung and Knapp's standard error (Stat Med 2001;20:3875)
+is sqrt(H/sum w) with H = sum w (y - mu)^2/(k - 1) and w = 1/(v + tau2). H may by chance lie far
+below 1 where k is small, hence the form ``adhoc`` with H at least 1 (Knapp and Hartung, Stat Med
+2003;22:2693).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import elementwise
 from scipy.special import chdtrc
 
+from deepmr.meta.heterogeneity import METHODS, check_method, estimate_tau2, generalised_q, spread
+from deepmr.meta.intervals import check_prediction, i2_h2, prediction_df, q_profile
+from deepmr.meta.result import Array, Result, reason_of, status_of
 from deepmr.mr.drawwise import student_interval
 
-Array = NDArray[np.float64]
+__all__ = [
+    "METHODS",
+    "TESTS",
+    "Array",
+    "Pooled",
+    "Result",
+    "checked",
+    "pool",
+    "random_effects",
+    "scaled_se",
+    "status_of",
+    "test_df",
+    "usable",
+]
 
-METHODS = ("REML", "DL", "FE")
-TESTS = ("z", "t", "knha")
-_DOUBLINGS = 200
+TESTS = ("z", "t", "knha", "adhoc")
 
-
-@dataclass(frozen=True)
-class Result:
-    """A global effect.
-
-    Attributes
-    ----------
-    estimate, se : float
-        The effect and its standard error.
-    ci_low, ci_high, p_value : float
-        95 % interval and the two-sided p-value that agrees with it.
-    tau2 : float
-        Variance between sequences.
-    i2, h2 : float
-        I2 in percent and H2, from tau2 and the typical within variance (metafor).
-    q, q_p : float
-        Cochran's Q and its p-value.
-    pi_low, pi_high : float
-        95 % prediction interval, estimate ± quantile * sqrt(tau2 + se^2), with the reference
-        distribution of the test (metafor's convention).
-    k : int
-        Sequences combined.
-    status : str
-        ``ok``, ``few_sequences`` (two), ``single_sequence`` or ``no_sequences``.
-    se_within, se_draws : float
-        Parts of a draw-wise `se`; NaN without draws.
-    """
-
-    estimate: float = np.nan
-    se: float = np.nan
-    ci_low: float = np.nan
-    ci_high: float = np.nan
-    p_value: float = np.nan
-    tau2: float = np.nan
-    i2: float = np.nan
-    h2: float = np.nan
-    q: float = np.nan
-    q_p: float = np.nan
-    pi_low: float = np.nan
-    pi_high: float = np.nan
-    k: int = 0
-    status: str = "no_sequences"
-    se_within: float = np.nan
-    se_draws: float = np.nan
+_EXACT = float(np.finfo(np.float32).eps) ** 2
+"""A variance that small beside others is rounding: effects are stored with less than the 24 bits
+of float32, so a fit that is exact but for rounding has a standard error that means nothing, and
+would have all the weight."""
+_LARGE = 1e75
+"""Numbers that large, and variances below its inverse, count as infinite and as 0: the product of
+two squares has to fit a float64."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pooled:
-    """The same analysis of many rows (draws); every field has shape (rows,)."""
+    """The same analysis of many rows (draws); every field has shape (rows,).
+
+    Attributes
+    ----------
+    estimate, se : ndarray
+        Weighted mean and its inverse-variance standard error.
+    tau2 : ndarray
+        Variance between sequences.
+    i2, h2 : ndarray
+        I2 in percent and H2.
+    q : ndarray
+        Cochran's Q.
+    factor : ndarray
+        Hartung and Knapp's H.
+    typical : ndarray
+        Typical variance within (Higgins and Thompson 2002).
+    """
 
     estimate: Array
     se: Array
@@ -78,34 +73,66 @@ class Pooled:
     i2: Array
     h2: Array
     q: Array
-
-
-def status_of(k: int) -> str:
-    """Return the status of an analysis of k sequences."""
-    return {0: "no_sequences", 1: "single_sequence", 2: "few_sequences"}.get(k, "ok")
+    factor: Array
+    typical: Array
 
 
 def checked(estimates: ArrayLike, variances: ArrayLike, ndim: int) -> tuple[Array, Array]:
-    """Return both as float64 arrays.
+    """Return both as float64 arrays of the same shape.
 
     Raises
     ------
     ValueError
-        If shapes disagree, a value is not finite or a variance is not above 0.
+        If the shapes disagree or have not `ndim` axes.
     """
-    y, v = np.asarray(estimates, dtype=np.float64), np.asarray(variances, dtype=np.float64)
+    y = np.ascontiguousarray(estimates, dtype=np.float64)
+    v = np.ascontiguousarray(variances, dtype=np.float64)
     if y.ndim != ndim or y.shape != v.shape:
         shape = "(k,)" if ndim == 1 else "(draws, k)"
         raise ValueError(
             f"estimates and variances must both have shape {shape}; found {y.shape} and {v.shape}"
         )
-    bad = ~(np.isfinite(y) & np.isfinite(v) & (v > 0))
-    if bad.any():
-        raise ValueError(
-            f"{int(bad.sum())} of {y.size} estimates are not finite or have a variance that is not "
-            f"above 0 (first at {[int(i) for i in np.argwhere(bad)[0]]}); leave those sequences out"
-        )
     return y, v
+
+
+def usable(estimates: Array, variances: Array) -> tuple[NDArray[np.bool_], str]:
+    """Say which sequences can be combined, and why the others cannot.
+
+    Parameters
+    ----------
+    estimates, variances : ndarray, shape (rows, k)
+        As they come.
+
+    Returns
+    -------
+    keep : ndarray of bool, shape (k,)
+        A sequence is kept if in every row its estimate is finite and its variance is finite,
+        above 0 and not mere rounding: that is, not below eps(float32)^2 times the median of the
+        variances of its row, or times the largest of its own over the rows. (The median, since a
+        sequence whose estimate is all noise may have any variance.)
+    reason : str
+        In words; empty if all are kept.
+    """
+    k = estimates.shape[1]
+    known = (np.abs(estimates) < _LARGE).all(axis=0)
+    weighable = ((variances > 1.0 / _LARGE) & (variances < _LARGE)).all(axis=0)
+    keep = np.asarray(known & weighable)
+    if variances[:, keep].size:
+        good = variances[:, keep]
+        middle = (good.shape[1] - 1) // 2
+        median = np.partition(good, middle, axis=1)[:, middle, None]
+        keep[keep] = (good >= _EXACT * np.maximum(median, good.max(axis=0))).all(axis=0)
+    dropped = k - int(keep.sum())
+    if not dropped:
+        return keep, ""
+    causes = {
+        "estimate is missing or infinite": ~known,
+        "standard error is 0, missing or infinite": known & ~weighable,
+        "standard error is mere rounding (an exact fit)": known & weighable & ~keep,
+    }
+    said = ", or ".join(words for words, which in causes.items() if which.any())
+    where = "" if len(estimates) == 1 else " in a draw"
+    return keep, f"{dropped} of {k} sequences left out: {said}{where}"
 
 
 def pool(estimates: Array, variances: Array, method: str = "REML") -> Pooled:
@@ -116,82 +143,73 @@ def pool(estimates: Array, variances: Array, method: str = "REML") -> Pooled:
     estimates, variances : ndarray, shape (rows, k)
         Finite, variances above 0.
     method : str
-        ``REML``, ``DL`` or ``FE`` (common effect: tau2 = 0).
+        One of `METHODS`; ``FE`` is equal effects (tau2 = 0).
 
     Returns
     -------
     Pooled
-        With the inverse-variance standard error.
 
     Raises
     ------
     ValueError
         If the method is unknown.
     """
-    if method not in METHODS:
-        raise ValueError(
-            f"meta-analysis method {method!r} is unknown; write one of {', '.join(METHODS)}"
-        )
     k = estimates.shape[1]
-    w = 1.0 / variances
-    total = w.sum(axis=1)
-    common = (w * estimates).sum(axis=1) / total
-    deviation = estimates - common[:, None]
-    q = (w * deviation * deviation).sum(axis=1)
-    spread = total - (w * w).sum(axis=1) / total
-    tau2 = np.zeros(len(estimates))
-    if method == "DL":
-        tau2 = np.maximum((q - (k - 1)) / spread, 0.0)
-    elif method == "REML":
-        tau2 = _reml(estimates, variances)
+    tau2 = estimate_tau2(estimates, variances, method)
+    q = generalised_q(estimates, variances, np.zeros(len(estimates)))
+    typical = (k - 1) / spread(variances)
     if method == "FE":
         h2 = q / (k - 1)
-        i2 = np.maximum(1.0 - 1.0 / h2, 0.0) if (q > 0).all() else np.zeros_like(q)
+        i2 = 100.0 * np.maximum(1.0 - (k - 1) / np.maximum(q, k - 1.0), 0.0)
     else:
-        typical = (k - 1) / spread
-        h2, i2 = tau2 / typical + 1.0, tau2 / (tau2 + typical)
+        h2, i2 = tau2 / typical + 1.0, 100.0 * tau2 / (tau2 + typical)
     w = 1.0 / (variances + tau2[:, None])
     total = w.sum(axis=1)
-    return Pooled(
-        (w * estimates).sum(axis=1) / total, 1.0 / np.sqrt(total), tau2, 100.0 * i2, h2, q
-    )
+    mean = np.einsum("rk,rk->r", w, estimates) / total
+    factor = generalised_q(estimates, variances, tau2) / (k - 1)
+    return Pooled(mean, 1.0 / np.sqrt(total), tau2, i2, h2, q, factor, typical)
 
 
-def _score(tau2: Array, y: Array, v: Array) -> Array:
-    """Return twice the derivative of the restricted log-likelihood by tau2, row by row."""
-    w = 1.0 / (v + tau2[:, None])
-    total = w.sum(axis=1)
-    deviation = y - ((w * y).sum(axis=1) / total)[:, None]
-    w2 = w * w
-    return (w2 * deviation * deviation).sum(axis=1) - total + w2.sum(axis=1) / total
+def scaled_se(pooled: Pooled, test: str) -> Array:
+    """Return the standard error of a test: Hartung and Knapp's, floored, or plain.
+
+    Parameters
+    ----------
+    pooled : Pooled
+        Rows.
+    test : str
+        One of `TESTS`.
+
+    Returns
+    -------
+    ndarray, shape (rows,)
+    """
+    if test == "knha":
+        return pooled.se * np.sqrt(pooled.factor)
+    if test == "adhoc":
+        return pooled.se * np.sqrt(np.maximum(pooled.factor, 1.0))
+    return pooled.se
 
 
-def _reml(y: Array, v: Array) -> Array:
-    """Root of the score, or 0 where the likelihood falls from the start."""
-    tau2 = np.zeros(len(y))
-    rows = np.flatnonzero(_score(tau2, y, v) > 0)
-    if not rows.size:
-        return tau2
-    high = np.maximum(y[rows].var(axis=1), v[rows].min(axis=1))
-    for _ in range(_DOUBLINGS):
-        # Far out the score is negative: it falls like -(k - 1)/tau2.
-        rising = _score(high, y[rows], v[rows]) > 0
-        if not rising.any():
-            break
-        high[rising] *= 2.0
+def test_df(test: str, k: int) -> float:
+    """Return the degrees of freedom of a test of k sequences, infinite for ``z``.
 
-    def score(x: Array, row: Array) -> Array:
-        index = row.astype(np.int64)
-        return _score(x, y[index], v[index])
-
-    bracket = (np.zeros_like(high), high)
-    root = elementwise.find_root(score, bracket, args=(rows.astype(np.float64),))
-    tau2[rows] = root.x
-    return tau2
+    Raises
+    ------
+    ValueError
+        If the test is unknown.
+    """
+    if test not in TESTS:
+        raise ValueError(f"test {test!r} is unknown; write one of {', '.join(TESTS)}")
+    return np.inf if test == "z" else k - 1.0
 
 
 def random_effects(
-    estimates: ArrayLike, variances: ArrayLike, method: str = "REML", test: str = "z"
+    estimates: ArrayLike,
+    variances: ArrayLike,
+    method: str = "REML",
+    test: str = "z",
+    prediction: str = "metafor",
 ) -> Result:
     """Combine independent estimates to one.
 
@@ -201,62 +219,99 @@ def random_effects(
         Estimates and their squared standard errors. Estimates of one model are *not*
         independent; for them see `deepmr.meta.draw_wise`.
     method : str
-        ``REML``, ``DL`` or ``FE``.
+        One of `METHODS` (see `deepmr.meta.heterogeneity`).
     test : str
-        Reference distribution: ``z`` normal, ``t`` with k - 1 degrees of freedom, ``knha``
-        Hartung and Knapp's standard error with t.
+        ``z`` normal; ``t`` with k - 1 degrees of freedom; ``knha`` Hartung and Knapp's standard
+        error with that t; ``adhoc`` the same, not below the standard error of ``t``.
+    prediction : str
+        Convention of the prediction interval (see `deepmr.meta.intervals`).
 
     Returns
     -------
     Result
-        For k of 0 and 1 too; the status says so.
+        For k of 0 and 1 too; the status says so. Sequences that cannot be combined (see
+        `usable`) are left out, counted in `n_dropped` and named in `reason`.
 
     Raises
     ------
     ValueError
-        If method or test is unknown, shapes disagree, a value is not finite or a variance is not
-        above 0.
+        If method, test or prediction is unknown or the shapes disagree.
     """
-    if test not in TESTS:
-        raise ValueError(f"test {test!r} is unknown; write one of {', '.join(TESTS)}")
+    check_method(method)
+    check_prediction(prediction)
+    test_df(test, 1)
     y, v = checked(estimates, variances, 1)
-    k = y.size
-    if k == 0:
-        return Result()
-    if k == 1:
-        se = float(np.sqrt(v[0]))
-        low, high, p_value = student_interval(y, np.sqrt(v), np.inf)
-        return Result(
-            k=1,
-            status=status_of(1),
-            estimate=float(y[0]),
-            se=se,
-            ci_low=float(low[0]),
-            ci_high=float(high[0]),
-            p_value=float(p_value[0]),
-        )
+    keep, left_out = usable(y[None], v[None])
+    y, v = y[keep], v[keep]
+    k, n_dropped = y.size, int((~keep).sum())
+    if k < 2:
+        return _short(y, v, n_dropped, left_out, test)
     pooled = pool(y[None], v[None], method)
-    mean, se, tau2 = pooled.estimate[0], pooled.se[0], pooled.tau2[0]
-    if test == "knha":
-        w = 1.0 / (v + tau2)
-        se = np.sqrt((w * (y - mean) ** 2).sum() / (k - 1) / w.sum())
-    df = np.inf if test == "z" else k - 1
+    mean, se, tau2 = pooled.estimate[0], scaled_se(pooled, test)[0], float(pooled.tau2[0])
+    df = test_df(test, k)
     low, high, p_value = student_interval(mean, se, df)
-    spread = np.sqrt(tau2 + se * se) if method != "FE" else np.full_like(se, np.nan)
-    pi_low, pi_high, _ = student_interval(mean, spread, df)
+    values = {"estimate": mean, "se": se, "ci_low": low, "ci_high": high, "p_value": p_value}
+    if method != "FE":
+        typical = float(pooled.typical[0])
+        tau2_low, tau2_high = q_profile(y, v)
+        new_df = prediction_df(prediction, k, df)
+        pi_low, pi_high, _ = student_interval(mean, np.sqrt(tau2 + se * se), new_df)
+        values |= heterogeneity_bounds(tau2_low, tau2_high, typical)
+        values |= {"pi_low": pi_low, "pi_high": pi_high}
     return Result(
-        float(mean),
-        float(se),
-        float(low),
-        float(high),
-        float(p_value),
-        float(tau2),
-        float(pooled.i2[0]),
-        float(pooled.h2[0]),
-        float(pooled.q[0]),
-        float(chdtrc(k - 1, pooled.q[0])),
-        float(pi_low),
-        float(pi_high),
-        k,
-        status_of(k),
+        **{name: float(value) for name, value in values.items()},
+        df=df,
+        tau2=tau2,
+        i2=float(pooled.i2[0]),
+        h2=float(pooled.h2[0]),
+        q=float(pooled.q[0]),
+        q_p=float(chdtrc(k - 1, pooled.q[0])),
+        k=k,
+        n_dropped=n_dropped,
+        status=status_of(k),
+        reason=reason_of(k, left_out, *missing(method, prediction, k, float(se))),
+        test=test,
+    )
+
+
+def heterogeneity_bounds(tau2_low: float, tau2_high: float, typical: float) -> dict[str, float]:
+    """Return the bounds of tau2, I2 and H2 under the names they have in a `Result`."""
+    bounds: dict[str, float] = {}
+    for end, tau2 in (("low", tau2_low), ("high", tau2_high)):
+        i2, h2 = i2_h2(tau2, typical)
+        bounds |= {f"tau2_{end}": tau2, f"i2_{end}": i2, f"h2_{end}": h2}
+    return bounds
+
+
+def missing(method: str, prediction: str, k: int, se: float) -> list[str]:
+    """Return reasons for numbers that an analysis of two sequences or more lacks."""
+    reasons = []
+    if method != "FE" and prediction == "hts" and k == 2:
+        reasons.append("a prediction interval with k - 2 degrees of freedom needs 3 sequences")
+    if se == 0:
+        reasons.append("the standard error is 0: all sequences agree exactly")
+    return reasons
+
+
+def _short(y: Array, v: Array, n_dropped: int, left_out: str, test: str) -> Result:
+    """Return the result of no sequence, or of one by its own standard error."""
+    k = y.size
+    labels: dict[str, Any] = {
+        "k": k,
+        "n_dropped": n_dropped,
+        "status": status_of(k),
+        "reason": reason_of(k, left_out),
+        "test": test,
+    }
+    if k == 0:
+        return Result(**labels)
+    low, high, p_value = student_interval(y, np.sqrt(v), np.inf)
+    return Result(
+        estimate=float(y[0]),
+        se=float(np.sqrt(v[0])),
+        ci_low=float(low[0]),
+        ci_high=float(high[0]),
+        p_value=float(p_value[0]),
+        df=np.inf,
+        **labels,
     )

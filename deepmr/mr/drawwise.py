@@ -117,7 +117,7 @@ def scatter_without_draw_noise(mean_square: Array, noise_mean_square: Array) -> 
     return np.maximum(mean_square - (1.0 + 1.0 / n_draws) * noise, 0.0)
 
 
-def rubin(estimates: Array, variance_within: Array) -> Combined:
+def rubin(estimates: Array, variance_within: Array, complete_df: float = np.inf) -> Combined:
     """Combine the estimates of draws by Rubin's rules.
 
     Parameters
@@ -126,12 +126,26 @@ def rubin(estimates: Array, variance_within: Array) -> Combined:
         At least two draws.
     variance_within : ndarray, shape (...)
         Squared standard error within a draw.
+    complete_df : float
+        Degrees of freedom of the standard error within a draw.
 
     Returns
     -------
     Combined
-        Mean over draws; interval and p-value from Student's t with Rubin's degrees of freedom
-        (T - 1)(1 + W/((1 + 1/T) B))^2, so that few draws widen the interval.
+        Mean over draws; interval and p-value from Student's t, so that few draws widen the
+        interval. Rubin's degrees of freedom (T - 1)(1 + W/((1 + 1/T) B))^2 are Satterthwaite's
+        (Biometrics 1946;2:110) of a W that is known; if it is not, they are
+
+            1/df = f^2/(T - 1) + (1 - f)^2/complete_df,    f = (1 + 1/T) B/(W + (1 + 1/T) B).
+
+    Notes
+    -----
+    Barnard and Rubin (Biometrika 1999;86:948) have about 1/(complete_df (1 - f)) for the last
+    term: where data are missing, only 1 - f of them tell what W is. Here nothing is missing, f
+    is the share of the model's error and often near 1, and the difference is large: with 13
+    sequences, 100 draws and f = .9 their quantile .975 is 13.5 in the median and the interval
+    covers 1.000; Satterthwaite's is 1.98 and covers .950 (20,000 simulated means, in
+    tests/unit/test_meta_drawwise.py).
 
     Raises
     ------
@@ -147,7 +161,11 @@ def rubin(estimates: Array, variance_within: Array) -> Combined:
     inflated = (1.0 + 1.0 / n_draws) * between
     with np.errstate(divide="ignore", invalid="ignore"):
         df = (n_draws - 1) * (1.0 + variance_within / inflated) ** 2
-    se = np.sqrt(variance_within + inflated)
+    total = variance_within + inflated
+    if complete_df != np.inf:
+        share = np.divide(inflated, total, out=np.zeros_like(total), where=total > 0)
+        df = 1.0 / (share**2 / (n_draws - 1) + (1.0 - share) ** 2 / complete_df)
+    se = np.sqrt(total)
     low, high, p_value = student_interval(mean, se, df)
     return Combined(mean, se, np.sqrt(variance_within), np.sqrt(between), df, low, high, p_value)
 

@@ -12,8 +12,8 @@ from deepmr.mr.estimator import Array
 _PER_INSTRUMENT = ("bx", "se_x", "by", "se_y", "rho_xy", "positions", "alleles")
 _PER_DRAW = ("draws_x", "draws_y")
 
-_LARGEST = 1e50
-"""No effect above this and no standard error above it or below 1/`_LARGEST`: beyond what single
+LARGEST = 1e50
+"""No effect above this and no standard error above it or below 1/`LARGEST`: beyond what single
 precision holds, and their products overflow."""
 
 
@@ -94,9 +94,9 @@ class Instruments:
 
     def _overflows(self) -> bool:
         large = (self.bx, self.by, self.se_x, self.se_y, self.draws_x, self.draws_y)
-        if any(v is not None and bool((np.abs(v) > _LARGEST).any()) for v in large):
+        if any(v is not None and bool((np.abs(v) > LARGEST).any()) for v in large):
             return True
-        return any(bool((se < 1.0 / _LARGEST).any()) for se in (self.se_x, self.se_y))
+        return any(bool((se < 1.0 / LARGEST).any()) for se in (self.se_x, self.se_y))
 
     def _only(self, keep: NDArray[np.bool_]) -> Instruments:
         chosen = {

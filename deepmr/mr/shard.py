@@ -4,98 +4,30 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from deepmr import schemas
-from deepmr.effects import PLAIN, Effects, Response, on_scale
-from deepmr.genome.alphabet import encode
-from deepmr.instruments import Mask, resolve, select
-from deepmr.motifs import Motif, hit_positions
+from deepmr.effects import Response
+from deepmr.motifs import Motif
 from deepmr.mr.batch import estimate_all
-from deepmr.mr.estimator import Options
+from deepmr.mr.conditional import (
+    RULE,
+    ConditionalInstruments,
+    conditional_methods,
+    estimate_conditional,
+)
 from deepmr.mr.instrument_effects import Instruments
+from deepmr.mr.questions import Pair, Question, Settings, questions_of, shared_outcomes
 from deepmr.mr.registry import estimators
-from deepmr.mr.rows import result_columns
-from deepmr.mr.stored_effects import Mutations, read_mutations, read_references
+from deepmr.mr.rows import in_order, rows
+from deepmr.mr.sequence_effects import SequenceEffects, motif_hits
+from deepmr.mr.stored_effects import read_mutations, read_references
 
 _BLOCK = 64
 """Sequences whose instruments are held at once."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """An exposure and an outcome as configured; both directions are estimated."""
-
-    name: str
-    exposure: str
-    outcome: str
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Configuration sections ``instruments`` and ``mr``, and the seed.
-
-    Attributes
-    ----------
-    methods : sequence of str
-        Names of estimators.
-    effect_scale : str
-        ``logit`` or ``probability``.
-    rule, minimum, maximum, strength
-        As in `deepmr.instruments.select`; `rule` may be ``auto``.
-    motif_p_value : float
-        A hit is a word that a random word outscores with at most this probability.
-    both_strands : bool
-        Look for motifs on both strands (False for RNA).
-    options : Options
-        Settings of the estimators.
-    """
-
-    methods: Sequence[str] = ("egger", "ivw", "ivw_fixed", "weighted_median")
-    effect_scale: str = "logit"
-    rule: str = "auto"
-    minimum: int = 10
-    maximum: int | None = None
-    strength: float = 2.0
-    motif_p_value: float = 1e-4
-    both_strands: bool = True
-    options: Options = field(default_factory=Options)
-
-    @classmethod
-    def of(
-        cls,
-        mr: Mapping[str, Any],
-        instruments: Mapping[str, Any],
-        *,
-        both_strands: bool,
-        seed: int,
-    ) -> Settings:
-        """Return the settings that the sections ``mr`` and ``instruments`` of a config say."""
-        own = ("methods", "primary", "effect_scale")
-        return cls(
-            methods=mr["methods"],
-            effect_scale=mr["effect_scale"],
-            both_strands=both_strands,
-            options=Options(seed=seed, **{k: v for k, v in mr.items() if k not in own}),
-            **instruments,
-        )
-
-
-@dataclass(frozen=True)
-class Question:
-    """A pair in one direction, with the instrument rule that holds for it."""
-
-    pair: Pair
-    direction: str
-    exposure: str
-    outcome: str
-    rule: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +46,9 @@ class SequenceInstruments:
         Pair and direction.
     instruments : Instruments
         Their effects, or why there are none.
+    conditional : ConditionalInstruments or None
+        Those of all exposures of the outcome; None where it has only the one, or where no
+        conditional effect is asked.
     """
 
     sequence_id: str
@@ -121,6 +56,7 @@ class SequenceInstruments:
     stratum: str
     question: Question
     instruments: Instruments
+    conditional: ConditionalInstruments | None = None
 
 
 def estimate_shard(
@@ -136,7 +72,9 @@ def estimate_shard(
     """Estimate every sequence of a shard: all pairs, both directions, all methods.
 
     A pair uses the sequences sampled for its exposure (``stratum.<exposure>`` not null), in both
-    directions the same. What cannot be estimated gets a row with a status.
+    directions the same. What cannot be estimated gets a row with a status. Where the questions
+    know several exposures of an outcome, `Settings.conditional` adds the direct effect of each,
+    the others held fixed.
 
     Parameters
     ----------
@@ -161,7 +99,7 @@ def estimate_shard(
     -------
     pyarrow.Table
         Schema `deepmr.schemas.MR`, ordered by sequence (as in `references`), pair, direction
-        (forward first) and method. A pure function of its inputs.
+        (forward first) and method, conditional effects last. A pure function of its inputs.
 
     Raises
     ------
@@ -169,25 +107,30 @@ def estimate_shard(
         If a target, column or sequence is missing, or a sequence's effects are not together.
     """
     chosen = estimators(settings.methods)
-    questions = _questions(pairs, motifs, settings)
+    conditional = conditional_methods(settings.conditional)
+    questions = questions_of(pairs, motifs, settings)
+    shared = shared_outcomes(questions)
     parts: list[pa.Table] = []
     found = shard_instruments(sequences, effects, references, pairs, motifs, settings, responses)
     while some := list(itertools.islice(found, _BLOCK * len(questions))):
         for place, question in enumerate(questions):
             own = [one for one in some if one.question == question]
-            results = estimate_all([one.instruments for one in own], chosen, settings.options)
-            rows = np.array([one.row for one in own], dtype=np.int64)
+            keys = _keys(model, question, own)
+            first = np.array([one.row for one in own], dtype=np.int64) * len(questions) + place
+            first *= len(chosen) + len(conditional)
+            instruments = [one.instruments for one in own]
+            results = estimate_all(instruments, chosen, settings.options)
             for rank, (method, result) in enumerate(results.items()):
-                columns = result_columns(method, [one.instruments for one in own], result)
-                columns |= _key_columns(model, question, own)
-                columns["rank"] = pa.array((rows * len(questions) + place) * len(chosen) + rank)
-                parts.append(pa.table(columns))
-    if not parts:
-        return schemas.MR.empty_table()
-    table = pa.concat_tables(parts)
-    return (
-        table.take(np.argsort(table["rank"].to_numpy())).select(schemas.MR.names).cast(schemas.MR)
-    )
+                parts.append(rows(keys, first + rank, method, result, instruments))
+            if question.outcome not in shared:
+                continue
+            joint = [one.conditional for one in own if one.conditional is not None]
+            exposure = list(shared[question.outcome]).index(question.exposure)
+            direct = estimate_conditional(joint, exposure, conditional, settings.options)
+            keys["instrument_rule"] = RULE
+            for rank, (method, result) in enumerate(direct.items(), len(chosen)):
+                parts.append(rows(keys, first + rank, method, result))
+    return in_order(parts)
 
 
 def shard_instruments(
@@ -219,17 +162,23 @@ def shard_instruments(
     ValueError
         As :func:`estimate_shard`.
     """
-    questions = _questions(pairs, motifs, settings)
+    questions = questions_of(pairs, motifs, settings)
+    shared = shared_outcomes(questions) if settings.conditional else {}
     targets = sorted({t for q in questions for t in (q.exposure, q.outcome)})
-    reference = read_references(_paths(references), targets, only)
+    among = None if only is None else {only}
+    reference = read_references(_paths(references), targets, among)
     strata, letters = _sequences(sequences, reference.ids, pairs)
-    hits = _hits(letters, questions, motifs, settings)
-    response_of = {target: (responses or {}).get(target, PLAIN) for target in targets}
+    hits = motif_hits(letters, {q.exposure: q.rule for q in questions}, motifs, settings)
     row_of = {sequence_id: i for i, sequence_id in enumerate(reference.ids)}
     done = np.zeros(len(reference.ids), dtype=np.bool_)
-    for mutations in read_mutations(_paths(effects), targets):
-        if only not in (None, mutations.sequence_id):
-            continue
+
+    def asked(row: int) -> Iterator[tuple[str, Question]]:
+        for question in questions:
+            stratum = strata[question.pair.exposure][row]
+            if stratum is not None:
+                yield stratum, question
+
+    for mutations in read_mutations(_paths(effects), targets, among):
         row = row_of.get(mutations.sequence_id)
         if row is None or done[row]:
             problem = "is not in the references table" if row is None else "has rows in two places"
@@ -238,46 +187,28 @@ def shard_instruments(
                 "make this shard again"
             )
         done[row] = True
-        scaled: dict[str, Effects] = {}
-        for question in questions:
-            stratum = strata[question.pair.exposure][row]
-            if stratum is None:
-                continue
-            for target in (question.exposure, question.outcome):
-                if target not in scaled:
-                    scaled[target] = on_scale(
-                        reference.draws[target][row],
-                        mutations.draws[target],
-                        settings.effect_scale,
-                        response_of[target],
-                        reference_eval=float(reference.evaluated[target][row]),
-                        delta_eval=mutations.evaluated[target],
-                    )
-            motif_positions = hits[question.exposure][row] if question.exposure in hits else None
-            item = _instruments(question, scaled, mutations, motif_positions, settings)
-            yield SequenceInstruments(mutations.sequence_id, row, stratum, question, item)
+        of = SequenceEffects(mutations, reference, row, hits, settings, responses or {})
+        for stratum, question in asked(row):
+            rules = shared.get(question.outcome)
+            yield SequenceInstruments(
+                mutations.sequence_id,
+                row,
+                stratum,
+                question,
+                of.instruments(question),
+                None if rules is None else of.conditional(question, rules),
+            )
     for absent in np.flatnonzero(~done).tolist():
-        for question in questions:
-            stratum = strata[question.pair.exposure][absent]
-            if stratum is not None:
-                item = Instruments.none("no_effects")
-                yield SequenceInstruments(reference.ids[absent], absent, stratum, question, item)
-
-
-def _questions(
-    pairs: Sequence[Pair], motifs: Mapping[str, Motif | None], settings: Settings
-) -> list[Question]:
-    if not pairs:
-        raise ValueError("pairs is empty; name at least one exposure and outcome")
-    questions = []
-    for pair in pairs:
-        for direction, (exposure, outcome) in (
-            ("forward", (pair.exposure, pair.outcome)),
-            ("reverse", (pair.outcome, pair.exposure)),
-        ):
-            rule = resolve(settings.rule, motifs.get(exposure) is not None)
-            questions.append(Question(pair, direction, exposure, outcome, rule))
-    return questions
+        for stratum, question in asked(absent):
+            rules = shared.get(question.outcome)
+            yield SequenceInstruments(
+                reference.ids[absent],
+                absent,
+                stratum,
+                question,
+                Instruments.none("no_effects"),
+                None if rules is None else ConditionalInstruments.none("no_effects", len(rules)),
+            )
 
 
 def _paths(paths: str | Path | Sequence[str | Path]) -> list[Path]:
@@ -308,79 +239,17 @@ def _sequences(
     return strata, own["sequence"].to_pylist()
 
 
-def _hits(
-    letters: Sequence[str],
-    questions: Sequence[Question],
-    motifs: Mapping[str, Motif | None],
-    settings: Settings,
-) -> dict[str, NDArray[np.bool_]]:
-    """Return by exposure with a motif the positions inside its hits, (sequences, length)."""
-    if not letters:
-        return {}
-    if len({len(sequence) for sequence in letters}) > 1:
-        raise ValueError("the sequences of a shard must all have the same length")
-    codes = np.stack([encode(sequence) for sequence in letters])
-    hits = {}
-    for exposure in dict.fromkeys(q.exposure for q in questions if q.rule == "motif"):
-        motif = motifs.get(exposure)
-        if motif is not None:
-            hits[exposure] = hit_positions(
-                codes, motif, settings.motif_p_value, settings.both_strands
-            )
-    return hits
-
-
-def _instruments(
-    question: Question,
-    scaled: Mapping[str, Effects],
-    mutations: Mutations,
-    motif_positions: Mask | None,
-    settings: Settings,
-) -> Instruments:
-    """Select the instruments of one sequence and gather their usable effects."""
-    exposure, outcome = scaled[question.exposure], scaled[question.outcome]
-    if len(exposure.draws) < 2:
-        return Instruments.none("too_few_draws")
-    selection = select(
-        question.rule,
-        exposure,
-        mutations.positions,
-        motif_positions,
-        minimum=settings.minimum,
-        maximum=settings.maximum,
-        strength=settings.strength,
-    )
-    mask = selection.mask
-    if selection.status != "ok":
-        return Instruments.none(selection.status, int(mask.sum()))
-    x, y = exposure.using(selection.draws), outcome.using(selection.draws)
-    if len(x.draws) < 2:
-        return Instruments.none("too_few_draws", int(mask.sum()))
-    return Instruments(
-        x.point[mask],
-        x.se[mask],
-        y.point[mask],
-        y.se[mask],
-        np.ascontiguousarray(x.draws[:, mask]),
-        np.ascontiguousarray(y.draws[:, mask]),
-        positions=mutations.positions[mask].astype(np.int64),
-        alleles=mutations.alleles[mask],
-    ).usable()
-
-
-def _key_columns(
+def _keys(
     model: str, question: Question, own: Sequence[SequenceInstruments]
-) -> dict[str, pa.Array]:
+) -> dict[str, str | Sequence[str | None]]:
     """Columns of `schemas.MR` that say what was asked."""
-    asked = {
+    return {
         "model": model,
         "pair": question.pair.name,
         "direction": question.direction,
         "exposure": question.exposure,
         "outcome": question.outcome,
         "instrument_rule": question.rule,
+        "sequence_id": [one.sequence_id for one in own],
+        "stratum": [one.stratum for one in own],
     }
-    columns = {name: pa.array([value] * len(own), pa.string()) for name, value in asked.items()}
-    columns["sequence_id"] = pa.array([one.sequence_id for one in own], pa.string())
-    columns["stratum"] = pa.array([one.stratum for one in own], pa.string())
-    return columns

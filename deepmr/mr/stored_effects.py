@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,20 +63,21 @@ class Mutations:
 
 
 def read_references(
-    paths: Sequence[Path], targets: Sequence[str], only: str | None = None
+    paths: Sequence[Path], targets: Sequence[str], only: Collection[str] | None = None
 ) -> References:
-    """Read the listed reference tables: the columns of `targets`, of all sequences or of one.
+    """Read the listed reference tables: the columns of `targets`, of all or `only` some sequences.
 
     Raises
     ------
     ValueError
         If a target is not in a table.
     """
+    parts = []
     for path in paths:
         _check_targets(path, targets)
-    table = tables.read_tables(paths, ["sequence_id", *targets])
-    if only is not None:
-        table = table.filter(pc.equal(table["sequence_id"], only))
+        table = tables.read_table(path, ["sequence_id", *targets])
+        parts.append(table if only is None else table.filter(_among(table["sequence_id"], only)))
+    table = pa.concat_tables(parts)
     columns = {target: table[target].combine_chunks() for target in targets}
     return References(
         table["sequence_id"].to_pylist(),
@@ -85,8 +86,31 @@ def read_references(
     )
 
 
-def read_mutations(paths: Iterable[Path], targets: Sequence[str]) -> Iterator[Mutations]:
-    """Yield the mutations of the listed effects tables, a sequence at a time."""
+def read_mutations(
+    paths: Iterable[Path], targets: Sequence[str], only: Collection[str] | None = None
+) -> Iterator[Mutations]:
+    """Yield the mutations of the listed effects tables, a sequence at a time.
+
+    Parameters
+    ----------
+    paths : iterable of path
+        Effects tables.
+    targets : sequence of str
+        The columns to read.
+    only : collection of str, optional
+        Leave out every sequence but these; what holds none of them is not read, row group by row
+        group.
+
+    Yields
+    ------
+    Mutations
+        A sequence whose rows are in two places comes twice.
+
+    Raises
+    ------
+    ValueError
+        If a target is not in a table.
+    """
     columns = [
         "sequence_id",
         "position",
@@ -97,21 +121,46 @@ def read_mutations(paths: Iterable[Path], targets: Sequence[str]) -> Iterator[Mu
         _check_targets(path, targets)
         rest: list[pa.Table] = []
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_BATCH_ROWS, columns=columns):
-                table = pa.Table.from_batches([batch])
-                ids = table["sequence_id"].combine_chunks().dictionary_encode()
-                code = ids.indices.to_numpy()
-                starts = np.flatnonzero(np.diff(code)) + 1
-                bounds = [0, *starts.tolist(), len(code)]
-                for start, stop in itertools.pairwise(bounds):
-                    piece = table.slice(start, stop - start)
-                    if rest and piece["sequence_id"][0] != rest[0]["sequence_id"][0]:
-                        yield _block(rest, targets)
-                        rest = []
-                    if piece.num_rows:
-                        rest.append(piece)
+            for piece in _pieces(file, columns, only):
+                if rest and (piece is None or piece["sequence_id"][0] != rest[0]["sequence_id"][0]):
+                    yield _block(rest, targets)
+                    rest = []
+                if piece is not None:
+                    rest.append(piece)
         if rest:
             yield _block(rest, targets)
+
+
+def _pieces(
+    file: pq.ParquetFile, columns: Sequence[str], only: Collection[str] | None
+) -> Iterator[pa.Table | None]:
+    """Yield rows of one sequence at a time, and None where rows are left out."""
+    for group in range(file.num_row_groups):
+        if only is not None and not _holds_any(file, group, only):
+            yield None
+            continue
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
+            table = pa.Table.from_batches([batch])
+            ids = table["sequence_id"].combine_chunks().dictionary_encode()
+            code = ids.indices.to_numpy()
+            starts = np.flatnonzero(np.diff(code)) + 1
+            for start, stop in itertools.pairwise([0, *starts.tolist(), len(code)]):
+                if stop > start:
+                    wanted = only is None or ids[start].as_py() in only
+                    yield table.slice(start, stop - start) if wanted else None
+
+
+def _holds_any(file: pq.ParquetFile, group: int, only: Collection[str]) -> bool:
+    """Whether a row group holds one of these sequences; its other columns are not touched.
+
+    Statistics would tell less: a shard's sequences are not in the order of their ids.
+    """
+    ids = file.read_row_group(group, columns=["sequence_id"])["sequence_id"]
+    return bool(pc.any(_among(ids, only)).as_py())
+
+
+def _among(ids: pa.ChunkedArray, only: Collection[str]) -> pa.ChunkedArray:
+    return pc.is_in(ids, value_set=pa.array(sorted(only), ids.type))
 
 
 def _block(pieces: Sequence[pa.Table], targets: Sequence[str]) -> Mutations:

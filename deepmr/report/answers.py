@@ -7,8 +7,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from deepmr.report.table import as_float, records
+
 DIRECTIONS = ("forward", "reverse")
-DRAW_WISE, DIAGONAL = "draw_wise", "diagonal"
+DECOY = "decoy"
+DRAW_WISE, CHROMOSOME, DIAGONAL = "draw_wise", "chromosome", "diagonal"
+INFERENCES = (DRAW_WISE, CHROMOSOME, DIAGONAL)
 
 Verdict = Literal["forward", "reverse", "both", "none", "unknown"]
 
@@ -36,6 +40,8 @@ class Settings:
         A head below it on test windows is called poorly learned.
     minimum_sequences : int
         Fewer estimated sequences than this make a warning.
+    fdr : float
+        False discovery rate at which an effect counts as found in the network.
     """
 
     method: str = "egger"
@@ -49,6 +55,7 @@ class Settings:
     minimum_positives: int = 10
     minimum_auroc: float = 0.75
     minimum_sequences: int = 10
+    fdr: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -65,8 +72,8 @@ class Truth:
 
 
 @dataclass(frozen=True)
-class Effect:
-    """The global effect of one pair in one direction, with the sequences behind it."""
+class Estimate:
+    """A global effect, real or of a decoy, with its 95 % interval."""
 
     model: str
     pair: str
@@ -78,19 +85,6 @@ class Effect:
     ci_high: float
     row: Mapping[str, object]
     """The whole draw-wise row of ``meta.parquet``."""
-    diagonal: Mapping[str, object] | None
-    """Its diagonal twin: what others would print."""
-    estimated: int
-    """Sequences with a local estimate."""
-    asked: int
-    """Sequences sampled for the exposure."""
-    agreeing: int
-    """Sequences whose own interval excludes 0 on the side of the global estimate."""
-    by_stratum: Mapping[str, tuple[int, int]]
-    """stratum -> (estimated, asked)."""
-    reasons: Mapping[str, int]
-    """Status -> number of sequences without an estimate."""
-    truth: Truth | None
 
     @property
     def name(self) -> str:
@@ -115,14 +109,38 @@ class Effect:
 
 
 @dataclass(frozen=True)
+class Effect(Estimate):
+    """The global effect of one pair in one direction, with the sequences behind it."""
+
+    chromosome: Mapping[str, object] | None
+    """Its row with errors shared within a chromosome only (CR2)."""
+    diagonal: Mapping[str, object] | None
+    """Its diagonal twin: what others would print."""
+    estimated: int
+    """Sequences with a local estimate."""
+    asked: int
+    """Sequences sampled for the exposure."""
+    agreeing: int
+    """Sequences whose own interval excludes 0 on the side of the global estimate."""
+    by_stratum: Mapping[str, tuple[int, int]]
+    """stratum -> (estimated, asked)."""
+    reasons: Mapping[str, int]
+    """Status -> number of sequences without an estimate."""
+    truth: Truth | None
+
+
+@dataclass(frozen=True)
 class Answer:
     """Both directions of a pair and what they say together."""
 
     model: str
     pair: str
     control: bool
+    """A control pair: without an effect in either direction, as far as anybody knows."""
     forward: Effect
     reverse: Effect
+    decoy: Estimate | None = None
+    """The forward pair with the exposure's effects of other sequences; None if never asked."""
     verdict: Verdict = field(init=False)
 
     def __post_init__(self) -> None:
@@ -167,9 +185,8 @@ def answers(
     meta, mr : DataFrame
         ``meta.parquet`` and ``mr.parquet``.
     pairs : mapping
-        Name -> ``exposure``, ``outcome`` and, optionally, ``control``: true for a decoy, a pair
-        without an effect in either direction. A pair whose simulated effect is 0 both ways is a
-        decoy too.
+        Name -> ``exposure``, ``outcome`` and, optionally, ``control``: true for a pair without an
+        effect in either direction. A pair whose simulated effect is 0 both ways is a control too.
     truth : DataFrame or None
         ``truth.parquet`` of a simulated genome.
     settings : Settings
@@ -197,12 +214,13 @@ def answers(
                 and forward.truth.theta == 0 == reverse.truth.theta
             )
             control = bool(ends.get("control", False)) or null_in_truth
-            found.append(Answer(str(model), pair, control, forward, reverse))
+            decoy = _decoy(meta, str(model), pair, settings)
+            found.append(Answer(str(model), pair, control, forward, reverse, decoy))
     return found
 
 
-def decoys_for(answer: Answer, everything: Sequence[Answer]) -> list[Answer]:
-    """Return the decoys to hold against a pair: those of its outcome, else all of its model."""
+def controls_for(answer: Answer, everything: Sequence[Answer]) -> list[Answer]:
+    """Return the controls to hold against a pair: those of its outcome, else all of its model."""
     controls = [a for a in everything if a.control and a.model == answer.model and a != answer]
     same = [a for a in controls if a.forward.outcome == answer.forward.outcome]
     return same or controls
@@ -254,17 +272,7 @@ def _effect(
     truth: pd.DataFrame | None,
     settings: Settings,
 ) -> Effect:
-    rows = meta[
-        (meta["model"] == model)
-        & (meta["pair"] == pair)
-        & (meta["direction"] == direction)
-        & (meta["method"] == settings.method)
-        & (meta["combination"] == settings.combination)
-        & (meta["stratum"] == settings.stratum)
-    ]
-    of_inference = {
-        kind: rows[rows["inference"] == kind].to_dict("records") for kind in (DRAW_WISE, DIAGONAL)
-    }
+    of_inference = _rows(meta, model, pair, direction, settings)
     if len(of_inference[DRAW_WISE]) != 1:
         raise ValueError(
             f"meta table: {len(of_inference[DRAW_WISE])} rows instead of 1 for the model {model}, "
@@ -273,8 +281,7 @@ def _effect(
             f"table has the methods {sorted(set(meta['method']))}, the combinations "
             f"{sorted(set(meta['combination']))} and the pairs {sorted(set(meta['pair']))}"
         )
-    row = {str(key): value for key, value in of_inference[DRAW_WISE][0].items()}
-    diagonal = [{str(k): v for k, v in r.items()} for r in of_inference[DIAGONAL]]
+    row = of_inference[DRAW_WISE][0]
     local = mr[
         (mr["model"] == model)
         & (mr["pair"] == pair)
@@ -284,7 +291,7 @@ def _effect(
     if settings.stratum != "all":
         local = local[local["stratum"] == settings.stratum]
     ok = (local["status"] == "ok") & local["estimate"].notna()
-    estimate = _number(row["estimate"])
+    estimate = as_float(row["estimate"])
     agrees = (local["ci_low"] > 0) if estimate > 0 else (local["ci_high"] < 0)
     strata = local["stratum"].fillna("")
     return Effect(
@@ -294,10 +301,11 @@ def _effect(
         exposure=str(row["exposure"]),
         outcome=str(row["outcome"]),
         estimate=estimate,
-        ci_low=_number(row["ci_low"]),
-        ci_high=_number(row["ci_high"]),
+        ci_low=as_float(row["ci_low"]),
+        ci_high=as_float(row["ci_high"]),
         row=row,
-        diagonal=diagonal[0] if diagonal else None,
+        chromosome=next(iter(of_inference[CHROMOSOME]), None),
+        diagonal=next(iter(of_inference[DIAGONAL]), None),
         estimated=int(ok.sum()),
         asked=len(local),
         agreeing=int((ok & agrees).sum()),
@@ -311,14 +319,49 @@ def _effect(
     )
 
 
+def _decoy(meta: pd.DataFrame, model: str, pair: str, settings: Settings) -> Estimate | None:
+    found = _rows(meta, model, pair, DECOY, settings)[DRAW_WISE]
+    if len(found) > 1:
+        raise ValueError(
+            f"meta table: {len(found)} rows instead of 1 for the decoy of the model {model}, pair "
+            f"{pair}, method {settings.method}, combination {settings.combination}, stratum "
+            f"{settings.stratum}, inference {DRAW_WISE}"
+        )
+    if not found:
+        return None
+    row = found[0]
+    return Estimate(
+        model=model,
+        pair=pair,
+        direction=DECOY,
+        exposure=str(row["exposure"]),
+        outcome=str(row["outcome"]),
+        estimate=as_float(row["estimate"]),
+        ci_low=as_float(row["ci_low"]),
+        ci_high=as_float(row["ci_high"]),
+        row=row,
+    )
+
+
+def _rows(
+    meta: pd.DataFrame, model: str, pair: str, direction: str, settings: Settings
+) -> dict[str, list[dict[str, object]]]:
+    """Return the headline's rows of a pair and direction, by inference."""
+    rows = meta[
+        (meta["model"] == model)
+        & (meta["pair"] == pair)
+        & (meta["direction"] == direction)
+        & (meta["method"] == settings.method)
+        & (meta["combination"] == settings.combination)
+        & (meta["stratum"] == settings.stratum)
+    ]
+    return {kind: records(rows[rows["inference"] == kind]) for kind in INFERENCES}
+
+
 def _truth(truth: pd.DataFrame | None, exposure: str, outcome: str) -> Truth | None:
     if truth is None:
         return None
     rows = truth[(truth["exposure"] == exposure) & (truth["outcome"] == outcome)]
     if rows.empty:
         return None
-    return Truth(_number(rows["theta"].iloc[0]), _number(rows["marginal_slope"].iloc[0]))
-
-
-def _number(value: object) -> float:
-    return np.nan if value is None or pd.isna(value) else float(value)  # type: ignore[arg-type, call-overload]
+    return Truth(as_float(rows["theta"].iloc[0]), as_float(rows["marginal_slope"].iloc[0]))

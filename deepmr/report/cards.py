@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from deepmr.report import wording
-from deepmr.report.answers import Answer, Effect, Head, Settings, decoys_for
+from deepmr.report import sentences, wording
+from deepmr.report.answers import Answer, Effect, Estimate, Head, Settings, controls_for
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,10 @@ class Mark:
     """One line of a strip plot; positions in percent of its width."""
 
     name: str
-    role: str  # forward, reverse or decoy
+    role: str
+    """forward, reverse, decoy (effects on the exposure of other sequences) or control (a pair)."""
+    note: str
+    """The role in words, below the name; empty for forward."""
     text: str
     found: bool
     """Whether the interval excludes 0."""
@@ -53,15 +56,20 @@ def cards(
         of_model = [a for a in found if a.model == answer.model]
         low, high = _axis(of_model)
         ticks = list(MaxNLocator(5, steps=[1, 2, 2.5, 5]).tick_values(low, high))
-        rows = [(answer.forward, "forward"), (answer.reverse, "reverse")]
+        rows: list[tuple[Estimate, str]] = [
+            (answer.forward, "forward"),
+            (answer.reverse, "reverse"),
+        ]
+        if answer.decoy is not None:
+            rows.append((answer.decoy, "decoy"))
         if not answer.control:
-            rows += [(decoy.forward, "decoy") for decoy in decoys_for(answer, found)]
-        first, *others = wording.sentences(answer, found, head_of, settings)
+            rows += [(control.forward, "control") for control in controls_for(answer, found)]
+        first, *others = sentences.sentences(answer, found, head_of, settings)
         made.append(
             {
                 "answer": answer,
-                "headline": wording.headline(answer),
-                "badge": wording.badge(answer),
+                "headline": sentences.headline(answer),
+                "badge": sentences.badge(answer),
                 "tone": _tone(answer),
                 "lead": first,
                 "sentences": others,
@@ -89,7 +97,9 @@ def _tone(answer: Answer) -> str:
 
 def _axis(found: Sequence[Answer]) -> tuple[float, float]:
     """Return limits for all strips of a model: one hopeless interval must not flatten the rest."""
-    effects = [e for a in found for e in (a.forward, a.reverse) if e.known]
+    effects = [
+        e for a in found for e in (a.forward, a.reverse, a.decoy) if e is not None and e.known
+    ]
     if not effects:
         return -1.0, 1.0
     reach = 4 * float(np.median([e.ci_high - e.ci_low for e in effects]))
@@ -97,7 +107,7 @@ def _axis(found: Sequence[Answer]) -> tuple[float, float]:
     for effect in effects:
         ends += [max(effect.ci_low, effect.estimate - reach), effect.estimate]
         ends += [min(effect.ci_high, effect.estimate + reach)]
-        if effect.truth is not None:
+        if isinstance(effect, Effect) and effect.truth is not None:
             ends.append(effect.truth.value)
     low, high = min(ends), max(ends)
     pad = 0.06 * (high - low) or 1.0
@@ -108,16 +118,25 @@ def _percent(value: float, low: float, high: float) -> float:
     return round(float(np.clip(100 * (value - low) / (high - low), 0, 100)), 2)
 
 
-def _mark(effect: Effect, role: str, low: float, high: float, settings: Settings) -> Mark:
+def _mark(effect: Estimate, role: str, low: float, high: float, settings: Settings) -> Mark:
+    truth = effect.truth if isinstance(effect, Effect) else None
+    shown = settings.effect_scale == "logit" and truth is not None
+    notes = {
+        "forward": "",
+        "reverse": "reverse",
+        "decoy": f"decoy: {effect.exposure} of other sequences",
+        "control": "control pair",
+    }
+
     def place(value: object) -> float | None:
         if not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
             return None
         return _percent(float(value), low, high)
 
-    shown = settings.effect_scale == "logit" and effect.truth is not None
     return Mark(
         name=effect.name,
         role=role,
+        note=notes[role],
         text=wording.with_interval(effect) if effect.known else "not estimated",
         found=effect.sign != 0,
         point=place(effect.estimate) if effect.known else None,
@@ -125,5 +144,5 @@ def _mark(effect: Effect, role: str, low: float, high: float, settings: Settings
         high=place(effect.ci_high) or 0.0,
         pi_low=place(effect.row["pi_low"]),
         pi_high=place(effect.row["pi_high"]),
-        truth=place(effect.truth.value) if shown and effect.truth else None,
+        truth=place(truth.value) if shown and truth else None,
     )

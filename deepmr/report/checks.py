@@ -7,7 +7,8 @@ from typing import Literal
 import numpy as np
 
 from deepmr.report.answers import Answer, Head, Settings
-from deepmr.report.wording import joined, number, status
+from deepmr.report.table import as_float
+from deepmr.report.wording import joined, level, number, status
 
 Level = Literal["good", "warn", "note"]
 
@@ -26,24 +27,24 @@ def checks(
 ) -> list[Check]:
     """Return what speaks for and against believing the answers, most general first."""
     return [
-        *_decoy_checks(everything),
+        *_control_checks(everything),
         _head_check(everything, head_of, settings),
         *_direction_checks(everything),
         _sequence_check(everything, settings),
-        *_multiplicity_checks(everything),
+        *_multiplicity_checks(everything, settings),
         *_truth_checks(everything, settings),
     ]
 
 
-def _decoy_checks(everything: Sequence[Answer]) -> list[Check]:
+def _control_checks(everything: Sequence[Answer]) -> list[Check]:
     controls = [a for a in everything if a.control]
     if not controls:
         return [
             Check(
                 "note",
-                "No decoy was asked",
-                "A pair that cannot have an effect shows whether the method would find one "
-                "anyway. Add one to pairs and mark it control: true.",
+                "No control pair was asked",
+                "Beside the decoys, a pair that cannot have an effect shows whether the method "
+                "would find one anyway. Add one to pairs and mark it control: true.",
             )
         ]
     loud = [a for a in controls if a.verdict not in ("none", "unknown")]
@@ -51,7 +52,7 @@ def _decoy_checks(everything: Sequence[Answer]) -> list[Check]:
         return [
             Check(
                 "warn",
-                "A decoy shows an effect",
+                "A control pair shows an effect",
                 f"{joined([_label(a, everything) for a in loud])} can have no effect, yet the "
                 "interval excludes 0. The other answers may be wrong in the same way.",
             )
@@ -61,12 +62,13 @@ def _decoy_checks(everything: Sequence[Answer]) -> list[Check]:
         return [
             Check(
                 "warn",
-                "A decoy could not be estimated",
+                "A control pair could not be estimated",
                 f"{joined([_label(a, everything) for a in unknown])} gives no check on the others.",
             )
         ]
     names = joined([_label(a, everything) for a in controls])
-    return [Check("good", "The decoy is silent", f"{names}: both intervals hold 0, as they must.")]
+    text = f"{names}: both intervals hold 0, as they must."
+    return [Check("good", "The control pair is silent", text)]
 
 
 def _head_check(
@@ -133,12 +135,12 @@ def _sequence_check(everything: Sequence[Answer], settings: Settings) -> Check:
     )
 
 
-def _multiplicity_checks(everything: Sequence[Answer]) -> list[Check]:
+def _multiplicity_checks(everything: Sequence[Answer], settings: Settings) -> list[Check]:
     lost = [
         e.name
         for a in everything
         for e in (a.forward, a.reverse)
-        if e.sign and isinstance(fdr := e.row["fdr"], float) and fdr > 0.05
+        if e.sign and as_float(e.row["fdr"]) > settings.fdr
     ]
     if not lost:
         return []
@@ -147,7 +149,7 @@ def _multiplicity_checks(everything: Sequence[Answer]) -> list[Check]:
             "warn",
             "Many pairs were asked",
             f"{joined(lost)}: the interval excludes 0, but the false-discovery rate over all "
-            "pairs and directions is above 5 %.",
+            f"pairs and directions is above {level(settings.fdr)}.",
         )
     ]
 

@@ -13,6 +13,8 @@ CAUSAL_FIGURES = {
     "forest": "Sequence by sequence",
     "mr_scatter": "One sequence, mutation by mutation",
 }
+NETWORK_FIGURES = {"network": "All pairs in one picture"}
+HETEROGENEITY_FIGURES = {"funnel": "Every sequence, by how sure it is"}
 PREDICTION_FIGURES = {
     "roc": "Can the model tell bound from unbound?",
     "reliability": "Do its probabilities mean what they say?",
@@ -22,6 +24,9 @@ PREDICTION_FIGURES = {
     "standard_errors": "Are the standard errors of mutations right?",
     "learning_curves": "How was it learned?",
 }
+FIGURES = CAUSAL_FIGURES | NETWORK_FIGURES | HETEROGENEITY_FIGURES | PREDICTION_FIGURES
+"""Every kind of figure of the report."""
+
 _IMAGE_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
@@ -32,7 +37,7 @@ class Picture:
     Attributes
     ----------
     kind : str
-        A key of ``CAUSAL_FIGURES`` or ``PREDICTION_FIGURES``; pictures of a kind share the
+        A key of ``FIGURES``; pictures of a kind share the
         caption of this name.
     title : str
         What this one shows: a pair and direction, a target, a model.
@@ -68,7 +73,7 @@ def figure_groups(
     Parameters
     ----------
     kinds : mapping of str to str
-        ``CAUSAL_FIGURES`` or ``PREDICTION_FIGURES``.
+        A part of ``FIGURES``.
     pictures : sequence of Picture
         All figures of the report.
     captions : mapping of str to str
@@ -84,12 +89,11 @@ def figure_groups(
     ValueError
         When a picture has an unknown kind, another format than SVG or PNG, or no caption.
     """
-    known = [*CAUSAL_FIGURES, *PREDICTION_FIGURES]
     for picture in pictures:
-        if picture.kind not in known:
+        if picture.kind not in FIGURES:
             raise ValueError(
                 f"{picture.path}: unknown kind of figure {picture.kind!r}; "
-                f"use one of {', '.join(known)}"
+                f"use one of {', '.join(FIGURES)}"
             )
         if picture.kind not in captions:
             raise ValueError(f"figure {picture.kind!r} has no caption: write {picture.kind}.rst")

@@ -13,7 +13,20 @@ from deepmr.report.calibration import of_predictions
 from deepmr.report.calibration_checks import calibration_checks
 from deepmr.report.cards import cards
 from deepmr.report.checks import checks
-from deepmr.report.pictures import CAUSAL_FIGURES, PREDICTION_FIGURES, Picture, figure_groups
+from deepmr.report.decoys import decoy_checks
+from deepmr.report.heterogeneity import of_heterogeneity
+from deepmr.report.inferences import of_inferences
+from deepmr.report.moderators import of_moderators
+from deepmr.report.network import network_checks, of_network
+from deepmr.report.pictures import (
+    CAUSAL_FIGURES,
+    HETEROGENEITY_FIGURES,
+    NETWORK_FIGURES,
+    PREDICTION_FIGURES,
+    Picture,
+    figure_groups,
+)
+from deepmr.report.small_study import influence_checks, of_small_study
 from deepmr.report.standard_errors import of_standard_errors
 from deepmr.uncertainty.draws_needed import relative_error
 
@@ -46,6 +59,10 @@ def render(
     calibration: pd.DataFrame,
     calibrators: pd.DataFrame,
     uncertainty: pd.DataFrame,
+    network: pd.DataFrame,
+    sequence_effects: pd.DataFrame,
+    meta_regression: pd.DataFrame,
+    meta_diagnostics: pd.DataFrame,
     pairs: Mapping[str, Mapping[str, object]],
     captions: Mapping[str, str],
     pictures: Sequence[Picture] = (),
@@ -59,8 +76,10 @@ def render(
 
     Parameters
     ----------
-    meta, mr, calibration, calibrators, uncertainty : DataFrame
+    meta, mr, calibration, calibrators, uncertainty, network : DataFrame
         The tables of these names; the columns ``draws`` and ``draws_se`` of ``mr`` are not used.
+    sequence_effects, meta_regression, meta_diagnostics : DataFrame
+        The tables of these names.
     pairs : mapping
         As in the configuration: name -> ``exposure``, ``outcome`` and, optionally, ``control``.
     captions : mapping of str to str
@@ -86,7 +105,7 @@ def render(
     ------
     ValueError
         When a pair lacks its row in ``meta``, a picture has an unknown kind, format or no caption,
-        or the calibrator that is applied was not fitted.
+        a flag of the network is unknown, or the calibrator that is applied was not fitted.
     """
     settings = settings or Settings()
     found = answers(meta, mr, pairs, truth, settings)
@@ -104,13 +123,23 @@ def render(
         models=list(dict.fromkeys(a.model for a in found)),
         cards=cards(found, head_of, settings),
         checks=[
+            *decoy_checks(found),
             *checks(found, head_of, settings),
+            *network_checks(network, found),
+            *influence_checks(meta_diagnostics, found),
             *calibration_checks(calibration, calibrators, uncertainty, settings),
         ],
         simulated=truth is not None,
         draw_error=_draw_error(settings),
         pairs_table=summaries.pairs_table(found, settings),
-        diagonal_table=summaries.diagonal_table(found) if summaries.has_diagonal(meta) else None,
+        fdr_level=wording.level(settings.fdr),
+        network=of_network(network, settings),
+        network_figures=figure_groups(NETWORK_FIGURES, pictures, captions),
+        heterogeneity=of_heterogeneity(meta, meta_diagnostics, found, settings),
+        heterogeneity_figures=figure_groups(HETEROGENEITY_FIGURES, pictures, captions),
+        moderators=of_moderators(meta_regression, found),
+        small_study=of_small_study(meta_diagnostics, sequence_effects, found),
+        inferences=of_inferences(found),
         views=[(a, summaries.views_table(meta, a)) for a in found],
         instruments_table=summaries.instruments_table(mr, found, settings),
         calibration=of_predictions(calibration, calibrators, found, settings),

@@ -29,6 +29,7 @@ def settings(config: Config) -> Settings:
         apply_scale=uncertainty["apply_scale"],
         minimum_positives=config["calibration"]["minimum_positives"],
         minimum_auroc=config["report"]["auroc_warning"],
+        fdr=config["meta"]["fdr"],
     )
 
 
@@ -48,9 +49,10 @@ def pictures(folder: str | Path, config: Config) -> list[Picture]:
         here = Path(folder) / model
         mark = f" ({model})" if several else ""
         listed.append(Picture("global_effects", model, here / "global_effects.svg"))
+        listed.append(Picture("network", model, here / "network.svg"))
         for pair, ends in config["pairs"].items():
             both = ends["exposure"], ends["outcome"]
-            for kind in ("forest", "mr_scatter"):
+            for kind in ("forest", "mr_scatter", "funnel"):
                 for direction, (cause, effect) in zip(DIRECTIONS, (both, both[::-1]), strict=True):
                     path = here / pair / f"{kind}_{direction}.svg"
                     listed.append(Picture(kind, f"{cause} → {effect}{mark}", path))

@@ -1,19 +1,18 @@
 """The report's tables of causal effects: cells of text made from the tables of a run."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 
 from deepmr.report import wording
-from deepmr.report.answers import DIAGONAL, DRAW_WISE, Answer, Effect, Settings
-from deepmr.report.table import Table
+from deepmr.report.answers import DECOY, DRAW_WISE, Answer, Effect, Settings
+from deepmr.report.table import Cell, Table, as_count, records
 from deepmr.report.table import as_float as _float
 
 
 def pairs_table(found: Sequence[Answer], settings: Settings) -> Table:
     """Return pairs × directions by the headline's method, the truth beside it where known."""
-    effects = _effects(found)
+    effects = effects_of(found)
     simulated = settings.effect_scale == "logit" and any(e.truth for e in effects)
     columns = [
         "effect",
@@ -21,21 +20,22 @@ def pairs_table(found: Sequence[Answer], settings: Settings) -> Table:
         "estimate [95 % interval]",
         "p",
         "FDR",
+        "q",
     ]
     if simulated:
         columns += ["true marginal slope", "true θ", "held"]
-    columns += ["SE", "SE within draws", "SE over draws", "τ", "I² %", "prediction interval"]
+    columns += ["SE"]
     rows = []
     for effect in effects:
         row, known = effect.row, effect.known
         places = wording.decimals(effect.ci_low, effect.ci_high)
-        tau2 = _float(row["tau2"])
         cells = [
-            _name(effect, found),
+            effect_name(effect, found),
             f"{effect.estimated} / {effect.asked}",
             wording.with_interval(effect),
             wording.p_value(row["p_value"], ""),
             wording.p_value(row["fdr"], ""),
+            wording.p_value(row["q_value"], ""),
         ]
         if simulated:
             truth = effect.truth
@@ -48,52 +48,13 @@ def pairs_table(found: Sequence[Answer], settings: Settings) -> Table:
                 if truth
                 else ["–", "–", "–"]
             )
-        cells += [
-            *(wording.number(_float(row[key]), 3) for key in ("se", "se_within", "se_draws")),
-            wording.number(np.sqrt(tau2) if tau2 >= 0 else np.nan, 3),
-            wording.number(_float(row["i2"]), 0),
-            wording.interval(_float(row["pi_low"]), _float(row["pi_high"]), places)
-            if np.isfinite(_float(row["pi_low"]))
-            else "–",
-        ]
+        cells.append(wording.number(_float(row["se"]), 3))
         rows.append(tuple(cells))
     return Table(tuple(columns), tuple(rows))
 
 
-def diagonal_table(found: Sequence[Answer]) -> Table:
-    """Return the draw-wise SE beside the diagonal one, which leaves covariances out."""
-    rows = []
-    for effect in _effects(found):
-        if effect.diagonal is None or not effect.known:
-            continue
-        se, other = _float(effect.row["se"]), _float(effect.diagonal["se"])
-        rows.append(
-            (
-                _name(effect, found),
-                wording.with_interval(effect),
-                wording.number(se, 3),
-                _estimate_cell(effect.diagonal),
-                wording.number(other, 3),
-                wording.p_value(_float(effect.diagonal["p_value"]), ""),
-                f"{wording.number(se / other, 1)} ×" if other > 0 else "–",
-            )
-        )
-    return Table(
-        (
-            "effect",
-            "draw-wise (used here)",
-            "SE",
-            "diagonal (not used)",
-            "SE",
-            "p",
-            "too narrow by",
-        ),
-        tuple(rows),
-    )
-
-
 def views_table(meta: pd.DataFrame, answer: Answer) -> Table:
-    """Return every method, stratum and combination of one pair, both directions."""
+    """Return every method, stratum and combination of one pair: both directions and the decoy."""
     rows = meta[
         (meta["model"] == answer.model)
         & (meta["pair"] == answer.pair)
@@ -113,17 +74,17 @@ def views_table(meta: pd.DataFrame, answer: Answer) -> Table:
         ),
         tuple(
             (
-                f"{row['exposure']} → {row['outcome']}",
+                Cell(f"{row['exposure']} → {row['outcome']}", _kind(row)),
                 str(row["method"]),
-                str(row["stratum"]),
+                wording.stratum(str(row["stratum"])),
                 str(row["combination"]),
-                f"{row['k']}",
-                _estimate_cell(row),
+                f"{as_count(row['k'])}",
+                wording.row_estimate(row),
                 wording.p_value(_float(row["p_value"]), ""),
                 wording.p_value(_float(row["fdr"]), ""),
                 wording.number(_float(row["i2"]), 0),
             )
-            for row in rows.to_dict("records")
+            for row in records(rows)
         ),
         4,
     )
@@ -132,7 +93,7 @@ def views_table(meta: pd.DataFrame, answer: Answer) -> Table:
 def instruments_table(mr: pd.DataFrame, found: Sequence[Answer], settings: Settings) -> Table:
     """Return how strong the instruments were, and why sequences have no estimate."""
     rows = []
-    for effect in _effects(found):
+    for effect in effects_of(found):
         local = mr[
             (mr["model"] == effect.model)
             & (mr["pair"] == effect.pair)
@@ -143,7 +104,7 @@ def instruments_table(mr: pd.DataFrame, found: Sequence[Answer], settings: Setti
         rules = " / ".join(sorted(set(local["instrument_rule"].dropna().astype(str))))
         rows.append(
             (
-                _name(effect, found),
+                effect_name(effect, found),
                 rules or "–",
                 "; ".join(f"{n} {wording.status(s)}" for s, n in effect.reasons.items()) or "none",
                 wording.number(ok["n_instruments"].median(), 0),
@@ -169,26 +130,21 @@ def instruments_table(mr: pd.DataFrame, found: Sequence[Answer], settings: Setti
     )
 
 
-def has_diagonal(meta: pd.DataFrame) -> bool:
-    """Return whether the meta-analysis also holds the inference without covariances."""
-    return bool((meta["inference"] == DIAGONAL).any())
-
-
-def _effects(found: Sequence[Answer]) -> list[Effect]:
+def effects_of(found: Sequence[Answer]) -> list[Effect]:
+    """Return the effects of all pairs, both directions; decoys are none."""
     return [effect for answer in found for effect in (answer.forward, answer.reverse)]
 
 
-def _name(effect: Effect, found: Sequence[Answer]) -> str:
+def effect_name(effect: Effect, found: Sequence[Answer]) -> str:
+    """Return "GATA1 → open", with the model where the report has several models."""
     several = len({answer.model for answer in found}) > 1
     return f"{effect.name} ({effect.model})" if several else effect.name
 
 
-def _estimate_cell(row: Mapping[str, object] | Mapping[Hashable, object]) -> str:
-    cells = {str(key): value for key, value in row.items()}
-    estimate, low, high = (_float(cells[key]) for key in ("estimate", "ci_low", "ci_high"))
-    if not np.isfinite(estimate):
-        return wording.status(str(cells["status"]))
-    return wording.estimate(estimate, low, high)
+def _kind(row: Mapping[str, object]) -> str:
+    if row["direction"] == DECOY:
+        return f"decoy: {row['exposure']} of other sequences"
+    return "given the other exposures" if str(row["method"]).startswith("mv_") else ""
 
 
 def _share_below(p_values: pd.Series, threshold: float = 0.05) -> str:

@@ -39,11 +39,15 @@ Row = tuple[str | Cell, ...] | Heading
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text; the first `n_text` columns are words, the others numbers."""
+    """A table of text; the first `n_text` columns are words, the others numbers.
+
+    With `prose` the last column is words too, long enough to need several lines.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     n_text: int = 1
+    prose: bool = False
 
 
 def as_float(value: object) -> float:

@@ -1,15 +1,15 @@
-"""The words of the report: numbers, headlines and sentences."""
+"""The words of the report: how numbers, intervals, statuses and names are written."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from deepmr.report.answers import Answer, Effect, Head, Settings, decoys_for
+from deepmr.report.answers import Estimate
+from deepmr.report.table import as_count, as_float
 
 MINUS = "−"
 NBSP = "\N{NO-BREAK SPACE}"
-_NEAR_NULL = 0.1
-"""A true slope nearer 0 than this gets no relative deviation: the ratio would say nothing."""
 
 _STATUS_WORDS = {
     "no_motif_hit": "without a motif hit of the exposure",
@@ -18,6 +18,9 @@ _STATUS_WORDS = {
     "no_motif": "without a motif of the exposure",
     "not_estimable": "in which the method has no solution",
     "no_sequences": "no sequence had an estimate",
+    "single_sequence": "one sequence only",
+    "few_sequences": "two sequences only",
+    "no_partner": "without another sequence to take effects from",
     "no_labels": "no window was measured",
     "one_class": "every label is the same",
     "count_target": "counts, not 0 or 1",
@@ -54,8 +57,10 @@ def decimals(low: float, high: float) -> int:
 
 def number(value: object, places: int = 2) -> str:
     """Return a number with a true minus sign; "–" when there is none."""
-    if not isinstance(value, (int, float, np.number)) or not np.isfinite(value):
+    if not isinstance(value, (int, float, np.number)) or np.isnan(value):
         return "–"
+    if np.isinf(value):
+        return "∞" if value > 0 else f"{MINUS}∞"
     text = f"{float(value):.{places}f}"
     if float(text) == 0:
         text = text.lstrip("-")
@@ -84,7 +89,18 @@ def percent(share: float) -> str:
     return f"{100 * share:.0f}{NBSP}%"
 
 
-def with_interval(effect: Effect) -> str:
+def level(share: float) -> str:
+    """Return a level of a test with all its digits: 0.005 as "0.5 %"."""
+    return f"{100 * share:g}{NBSP}%"
+
+
+def sequences(count: object) -> str:
+    """Return "1 sequence", "71 sequences"; a missing number is none."""
+    k = as_count(count)
+    return f"{k} sequence" if k == 1 else f"{k} sequences"
+
+
+def with_interval(effect: Estimate) -> str:
     """Return "0.93 [0.81, 1.05]", or why there is no number."""
     if not effect.known:
         return f"not estimated ({status(str(effect.row['status']))})"
@@ -105,6 +121,24 @@ def status(name: str) -> str:
     return _STATUS_WORDS.get(name, name.replace("_", " "))
 
 
+def reason(text: object) -> str:
+    """Return the reason of a table, with the names of statuses in it in words; "" for none."""
+    if not isinstance(text, str):
+        return ""
+    return re.sub(r"\w+", lambda word: _STATUS_WORDS.get(word[0], word[0]), text)
+
+
+def row_estimate(row: Mapping[str, object]) -> str:
+    """Return "0.93 [0.81, 1.05]" of a row of a table, or its status in words."""
+    value, low, high = (as_float(row[key]) for key in ("estimate", "ci_low", "ci_high"))
+    return estimate(value, low, high) if np.isfinite(value) else status(str(row["status"]))
+
+
+def stratum(name: str) -> str:
+    """Return a stratum, or a term of an annotation, in words: "a=yes" as "a: yes"."""
+    return name.replace("=", ": ", 1)
+
+
 def calibrator(name: str) -> str:
     """Return the name of a calibrator in words."""
     return _CALIBRATOR_WORDS.get(name, name)
@@ -113,139 +147,3 @@ def calibrator(name: str) -> str:
 def joined(names: Sequence[str]) -> str:
     """Return "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
-
-
-def headline(answer: Answer) -> str:
-    """Return the answer to "does the model think that X moves Y?" in one sentence."""
-    x, y = answer.forward.exposure, answer.forward.outcome
-    if answer.verdict == "both":
-        return f"Direction not identified: {x} and {y} each seem to move the other."
-    if answer.verdict == "forward":
-        return f"The model has learned: more {x}, {_more(answer.forward)} {y}."
-    if answer.verdict == "reverse":
-        return f"The model has learned the reverse: more {y}, {_more(answer.reverse)} {x}."
-    if answer.verdict == "none":
-        return f"No effect of {x} on {y} can be told from zero, nor the reverse."
-    return f"No answer: the effect of {x} on {y} could not be estimated."
-
-
-def badge(answer: Answer) -> str:
-    """Return the verdict in two or three words."""
-    if answer.verdict == "forward":
-        return f"{_signed(answer.forward)} effect"
-    if answer.verdict == "reverse":
-        return f"reverse, {_signed(answer.reverse)}"
-    return {"both": "direction not identified", "none": "no effect seen", "unknown": "no answer"}[
-        answer.verdict
-    ]
-
-
-def sentences(
-    answer: Answer,
-    everything: Sequence[Answer],
-    head_of: Mapping[tuple[str, str], Head],
-    settings: Settings,
-) -> list[str]:
-    """Return what stands below the headline: how much, how sure, where, and against what."""
-    forward, reverse = answer.forward, answer.reverse
-    # the direction that the headline speaks of comes first
-    first, second = (reverse, forward) if answer.verdict == "reverse" else (forward, reverse)
-    text = [_amount(first, settings)]
-    if first.asked:
-        text.append(_where(first, settings))
-    text.append(_opposite(second))
-    if answer.control:
-        silent = answer.verdict == "none"
-        text.append(
-            "This pair is a decoy: there is no effect to find, and none is found."
-            if silent
-            else "This pair is a decoy: whatever is found here is an error of the method or model."
-        )
-    else:
-        text += [_decoy(decoy) for decoy in decoys_for(answer, everything)]
-    text += [
-        sentence
-        for effect in (forward, reverse)
-        if (sentence := truth_sentence(effect, settings)) is not None
-    ]
-    for target in (forward.exposure, forward.outcome):
-        head = head_of.get((answer.model, target))
-        if head is not None and head.poor:
-            text.append(
-                f"Caution: {target} was poorly learned (test AUROC {number(head.auroc)}), "
-                "which biases the ratio of effects."
-                if head.status == "ok"
-                else f"Caution: whether {target} was learned is not known from the test windows "
-                f"({status(head.status)}); a head learned badly biases the ratio of effects."
-            )
-    return text
-
-
-def truth_sentence(effect: Effect, settings: Settings) -> str | None:
-    """Return how the estimate stands to the simulator's truth; None when nothing is known."""
-    if effect.truth is None or settings.effect_scale != "logit" or not effect.known:
-        return None
-    truth = effect.truth
-    if truth.theta == 0 == round(truth.value, 3):
-        holds = "holds" if effect.holds(truth.value) else "does not hold"
-        return f"Simulated truth of {effect.name}: no effect; the 95{NBSP}% interval {holds} 0."
-    inside = "inside" if effect.holds(truth.value) else "outside"
-    known = (
-        f"marginal slope {number(truth.marginal_slope)}, structural θ {number(truth.theta)}"
-        if np.isfinite(truth.marginal_slope)
-        else f"structural θ {number(truth.theta)}"
-    )
-    text = f"Simulated truth of {effect.name}: {known}; it lies {inside} the 95{NBSP}% interval"
-    if abs(truth.value) > _NEAR_NULL:
-        deviation = (effect.estimate - truth.value) / truth.value
-        side = "above" if effect.estimate > truth.value else "below"
-        text += f", and the estimate is {percent(abs(deviation))} {side} it"
-    return text + "."
-
-
-def _amount(effect: Effect, settings: Settings) -> str:
-    if not effect.known:
-        return f"{effect.name} is {with_interval(effect)}."
-    unit = settings.effect_scale
-    evidence = p_value(effect.row["p_value"])
-    fdr = p_value(effect.row["fdr"], "FDR")
-    evidence = ", ".join(part for part in (evidence, fdr) if part != "–")
-    verdict = "" if effect.sign else " The interval holds 0."
-    return (
-        f"A change of 1 in the {unit} of {effect.exposure} changes the {unit} of {effect.outcome} "
-        f"by {with_interval(effect)} (95{NBSP}% interval; {evidence}).{verdict}"
-    )
-
-
-def _where(effect: Effect, settings: Settings) -> str:
-    strata = joined([f"{n} of {total} {name}" for name, (n, total) in effect.by_stratum.items()])
-    which = "" if settings.stratum == "all" else f"{settings.stratum} "
-    split = f" ({strata})" if settings.stratum == "all" and strata else ""
-    text = f"{effect.estimated} of {effect.asked} {which}sequences had enough instruments{split}"
-    if not effect.known or not effect.estimated:
-        return text + "."
-    side = "above" if effect.estimate > 0 else "below"
-    return f"{text}; in {effect.agreeing} of them the local interval by itself lies {side} 0."
-
-
-def _opposite(effect: Effect) -> str:
-    if not effect.known:
-        return f"The other way, {effect.name}: {with_interval(effect)}."
-    says = "the interval holds 0" if not effect.sign else "the interval excludes 0"
-    return f"The other way, {effect.name}: {with_interval(effect)}; {says}."
-
-
-def _decoy(decoy: Answer) -> str:
-    effect = decoy.forward
-    says = "the interval holds 0" if not effect.sign else "the interval excludes 0, a bad sign"
-    if not effect.known:
-        return f"The decoy {effect.name}: {with_interval(effect)}."
-    return f"Asked the same, the decoy {effect.name} gives {with_interval(effect)}; {says}."
-
-
-def _more(effect: Effect) -> str:
-    return "more" if effect.sign > 0 else "less"
-
-
-def _signed(effect: Effect) -> str:
-    return "positive" if effect.sign > 0 else "negative"

@@ -71,6 +71,20 @@ class Content:
         Estimators.
     instruments : float
         Instruments of a sequence at most, on average over the questions.
+    conditional_methods : tuple of str
+        Multivariable estimators.
+    conditional_questions_a_sequence : float
+        Questions asked of a sequence whose outcome has several exposures.
+    conditional_exposures : int
+        Exposures of the outcome that has the most; 0 where none has several.
+    conditional_instruments : int
+        Instruments of a sequence at most, of all exposures of such an outcome.
+    decoy_sequences : int
+        Sequences that the decoys of an exposure take.
+    decoy_instruments : int
+        Instruments of one of them at most.
+    exposures : int
+        Targets that are the exposure of a pair as configured.
     models : int
         Networks by name, each with shards of its own.
     member_mb : float
@@ -97,6 +111,13 @@ class Content:
     questions_a_sequence: float
     methods: tuple[str, ...]
     instruments: float
+    conditional_methods: tuple[str, ...]
+    conditional_questions_a_sequence: float
+    conditional_exposures: int
+    conditional_instruments: int
+    decoy_sequences: int
+    decoy_instruments: int
+    exposures: int
     models: int
     member_mb: float
     activations: int
@@ -124,6 +145,9 @@ class Content:
         total = sampled(config)
         questions = 2 * len(config["pairs"])
         models = config["models"].values()
+        count = len(exposures(config))
+        shared = _shared_outcomes(config)
+        sampling = config["sampling"]
         return cls(
             sequences=largest(total, shards),
             mr_sequences=largest(total, mr_jobs(shards)),
@@ -133,9 +157,29 @@ class Content:
             draws=max(draws_of(config, model) for model in models),
             targets=len(kept_targets(config)),
             questions=questions,
-            questions_a_sequence=questions / len(exposures(config)),
+            questions_a_sequence=questions / count,
             methods=tuple(config["mr"]["methods"]),
             instruments=_instruments(config),
+            conditional_methods=tuple(config["mr"]["conditional"]),
+            conditional_questions_a_sequence=sum(
+                pair[role] in shared
+                for pair in config["pairs"].values()
+                for role in ("exposure", "outcome")
+            )
+            / count,
+            conditional_exposures=max(map(len, shared.values()), default=0),
+            conditional_instruments=max(
+                (
+                    min(3 * length, sum(_instruments_of(config, one) for one in several))
+                    for several in shared.values()
+                ),
+                default=0,
+            ),
+            decoy_sequences=min(
+                config["mr"]["decoy_sequences"], sampling["bound"] + sampling["unbound"]
+            ),
+            decoy_instruments=max(_instruments_of(config, one) for one in exposures(config)),
+            exposures=count,
             models=len(models),
             member_mb=max(
                 _weights_mb(config, model) + _posterior_mb(config, model) for model in models
@@ -259,3 +303,12 @@ def _instruments_of(config: Config, exposure: str) -> int:
     elif rule == "per_position":
         count = config["windows"]["length"]
     return int(count if most is None else min(count, most))
+
+
+def _shared_outcomes(config: Config) -> dict[str, set[str]]:
+    """Return the exposures of each outcome that has several, as `deepmr.mr.questions` does."""
+    found: dict[str, set[str]] = {}
+    for pair in config["pairs"].values():
+        found.setdefault(pair["outcome"], set()).add(pair["exposure"])
+        found.setdefault(pair["exposure"], set()).add(pair["outcome"])
+    return {outcome: several for outcome, several in found.items() if len(several) > 1}

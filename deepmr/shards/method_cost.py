@@ -29,6 +29,14 @@ SECONDS: dict[str, tuple[float, float]] = {
 }
 """By estimator: seconds of a question, and of each of its instruments and draws."""
 
+CONDITIONAL_SECONDS: dict[str, tuple[float, float]] = {
+    "mv_ivw": (0.2e-3, 0.05e-6),
+    "mv_egger": (0.2e-3, 0.05e-6),
+}
+"""The same of multivariable estimators, and of each instrument, draw and exposure: from 60 to 3000
+instruments, 20 to 100 draws and 2 to 6 exposures, `deepmr.mr.conditional.estimate_conditional` with
+one thread on a shared core; within a factor of 2 of each."""
+
 JUDGING = ("contamination_mixture", "mr_presso", "bayesian_mode")
 """Estimators whose rows hold a number for each instrument."""
 
@@ -37,6 +45,12 @@ def method_seconds(method: str, instrument_draws: float) -> float:
     """Return the CPU seconds of a question with so many instruments times draws."""
     fixed, each = SECONDS[method]
     return fixed + each * instrument_draws
+
+
+def conditional_seconds(method: str, values: float) -> float:
+    """Return the CPU seconds of a question with so many instruments times draws times exposures."""
+    fixed, each = CONDITIONAL_SECONDS[method]
+    return fixed + each * values
 
 
 def judged_instruments(methods: tuple[str, ...], instruments: float) -> float:

@@ -5,9 +5,10 @@ so on. Only the standard library is imported here, because every job parses the 
 
 The figures below were measured, Linux, Python 3.11, torch 2 for CPUs: the highest memory of a fresh
 process (`deepmr.job.peak_memory`) that runs `deepmr.mutagenesis.effects_table.write_shard`,
-`deepmr.mr.shard.estimate_shard` or `deepmr.mr.gather.gather` on two or more sizes of each argument
-in turn. ``python -m deepmr.shards --plan`` measures the first two anew, for one configuration, on
-the machine where it is called, and prints them beside what the rules ask.
+`deepmr.mr.shard.estimate_shard`, `deepmr.mr.decoy.estimate_decoys` or `deepmr.mr.gather.gather` on
+two or more sizes of each argument in turn. ``python -m deepmr.shards --plan`` measures the first
+two anew, for one configuration, on the machine where it is called, and prints them beside what the
+rules ask.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import math
 from typing import Any
 
 from deepmr.shards.content import Config, Content
-from deepmr.shards.method_cost import judged_instruments, method_seconds
+from deepmr.shards.method_cost import conditional_seconds, judged_instruments, method_seconds
 
 MUTAGENESIS_THREADS = 8
 """Threads of the rule: sequences worked on at the same time where there is no GPU."""
@@ -62,12 +63,33 @@ BYTES_AN_INSTRUMENT_DRAW = 90
 """Of a block of 64 sequences of MR, for each question, instrument and draw (rule `all`: 123 MB more
 than with motifs, for 1.4 million)."""
 
+BYTES_A_CONDITIONAL_VALUE = 10
+"""Of the same block, for each question whose outcome has several exposures, and each instrument,
+draw and target of it, the outcome among them (3000 instruments, 100 draws, two and three exposures:
+9.5 and 9.3)."""
+
+DECOY_BASE_MB = 305
+"""What `estimate_decoys` takes with two sequences: that of MR, a row group being decoded, and a
+group of sequences in work (200 bp: 252 MB, 1000 bp: 346 MB)."""
+
+BYTES_A_DECOY_INSTRUMENT_DRAW = 9.5
+"""Of the decoys, for each sequence of an exposure (300 sequences more with 600 instruments and 100
+draws: 167 MB)."""
+
+BYTES_A_DECOY_OUTCOME_DRAW = 12
+"""The same of a block of 64 sequences, for each pair of the exposure (3000 instruments, 100 draws:
+216 MB)."""
+
 MR_COPIES = 3.6
 """Memory of `estimate_mr` and `gather_mr` over that of their rows in Arrow: 1.2 million rows of
 gather_mr took 2.8-3.4 times theirs, beside 200 MB."""
 
 SECONDS_A_READ_VALUE = 4e-8
 """Of MR, for each effect of a draw on a target that is read (1.3 ms for 24,000)."""
+
+SECONDS_A_DECODED_VALUE = 1.2e-8
+"""Of the decoys, for each value of a row group that holds a sequence they take (1.0 s for 90
+million)."""
 
 SECONDS_A_GATHERED_ROW = 1e-5
 """Of gather_mr (1.2 million rows: 5.8 s)."""
@@ -85,7 +107,7 @@ TIME_SAFETY = 2.0
 _MB = 1e6
 _ROW_GROUP_VALUES = 2**24
 _MR_BLOCK = 64
-_MR_ROW_BYTES = 390
+_MR_ROW_BYTES = 410
 """Of a row of ``mr.parquet`` in memory, without the draws (twice a float32 for each)."""
 _JUDGED_BYTES = 14
 """Of an instrument that a row holds a probability for: position, base and number."""
@@ -125,6 +147,8 @@ class Request:
         )
         self._estimate_mr_memory = _asked_mb(estimate_mr_mb(self.content))
         self._estimate_mr_minutes = _asked_minutes(estimate_mr_seconds(self.content))
+        self._estimate_decoys_memory = _asked_mb(estimate_decoys_mb(self.content))
+        self._estimate_decoys_minutes = _asked_minutes(estimate_decoys_seconds(self.content))
         self._gather_mr_memory = _asked_mb(gather_mr_mb(self.content))
         self._gather_mr_minutes = _asked_minutes(
             SECONDS_A_GATHERED_ROW
@@ -147,6 +171,14 @@ class Request:
     def estimate_mr_minutes(self, wildcards: Any, attempt: int) -> int:
         """Return the time of an MR job."""
         return self._estimate_mr_minutes * attempt
+
+    def estimate_decoys_memory(self, wildcards: Any, attempt: int) -> int:
+        """Return the memory of the decoys of a model."""
+        return self._estimate_decoys_memory * attempt
+
+    def estimate_decoys_minutes(self, wildcards: Any, attempt: int) -> int:
+        """Return the time of the decoys of a model."""
+        return self._estimate_decoys_minutes * attempt
 
     def gather_mr_memory(self, wildcards: Any, attempt: int) -> int:
         """Return the memory of gathering the MR jobs of all models."""
@@ -184,6 +216,9 @@ def estimate_mr_mb(content: Content) -> float:
     """Return the memory of the script of an MR job in MB, without a margin."""
     block = min(_MR_BLOCK, content.mr_sequences) * content.questions_a_sequence
     instruments = block * content.instruments * content.draws * BYTES_AN_INSTRUMENT_DRAW
+    instruments += (
+        min(_MR_BLOCK, content.mr_sequences) * _conditional_values(content)
+    ) * BYTES_A_CONDITIONAL_VALUE
     rows = mr_rows(content, content.mr_sequences) * mr_row_bytes(content) * MR_COPIES
     references = content.mr_sequences * content.targets * (4 * content.draws + content.length) * 2
     one = 8 * _values(content)
@@ -196,10 +231,47 @@ def gather_mr_mb(content: Content) -> float:
     return MR_BASE_MB + rows * mr_row_bytes(content) * MR_COPIES / _MB
 
 
+def estimate_decoys_mb(content: Content) -> float:
+    """Return the memory of the script of estimate_decoys in MB, without a margin."""
+    one = content.decoy_instruments * content.draws
+    held = content.decoy_sequences * one * BYTES_A_DECOY_INSTRUMENT_DRAW
+    block = min(_MR_BLOCK, content.decoy_sequences) * _pairs(content)
+    rows = decoy_rows(content) * mr_row_bytes(content) * MR_COPIES
+    work = block * one * BYTES_A_DECOY_OUTCOME_DRAW
+    return DECOY_BASE_MB + (held + work + rows + _sequences_bytes(content)) / _MB
+
+
+def estimate_decoys_seconds(content: Content) -> float:
+    """Return the time of estimate_decoys in seconds, without a margin, its start left out.
+
+    Each exposure and each outcome is read in turn, in row groups: at most those of all sequences.
+    """
+    of_target = 3 * content.length * content.draws
+    group = max(of_target, _ROW_GROUP_VALUES / content.targets)
+    decoded = min(content.all_sequences * of_target, content.decoy_sequences * group)
+    passes = content.exposures + _pairs(content)
+    methods = sum(
+        method_seconds(name, content.decoy_instruments * content.draws) for name in content.methods
+    )
+    asked = content.decoy_sequences * _pairs(content)
+    return passes * decoded * SECONDS_A_DECODED_VALUE + asked * (
+        methods + of_target * SECONDS_A_READ_VALUE
+    )
+
+
+def decoy_rows(content: Content) -> int:
+    """Return the rows of the decoys of a model."""
+    return content.decoy_sequences * _pairs(content) * len(content.methods)
+
+
 def estimate_mr_seconds(content: Content) -> float:
     """Return the time of an MR job in seconds, without a margin, its start left out."""
     one = content.questions_a_sequence * sum(
         method_seconds(name, content.instruments * content.draws) for name in content.methods
+    )
+    values = content.conditional_instruments * content.draws * content.conditional_exposures
+    one += content.conditional_questions_a_sequence * sum(
+        conditional_seconds(name, values) for name in content.conditional_methods
     )
     read = _values(content) * SECONDS_A_READ_VALUE
     return content.mr_sequences * (one + read)
@@ -207,13 +279,27 @@ def estimate_mr_seconds(content: Content) -> float:
 
 def mr_rows(content: Content, sequences: int) -> float:
     """Return the rows of the MR table of so many sequences."""
-    return sequences * content.questions_a_sequence * len(content.methods)
+    conditional = content.conditional_questions_a_sequence * len(content.conditional_methods)
+    return sequences * (content.questions_a_sequence * len(content.methods) + conditional)
 
 
 def mr_row_bytes(content: Content) -> int:
     """Return the bytes of a row of the MR table in memory."""
     judged = judged_instruments(content.methods, content.instruments)
     return int(_MR_ROW_BYTES + 8 * content.draws + _JUDGED_BYTES * judged)
+
+
+def _pairs(content: Content) -> int:
+    return content.questions // 2
+
+
+def _conditional_values(content: Content) -> float:
+    """Return the effects that a sequence's conditional questions hold at once."""
+    if not content.conditional_methods:
+        return 0.0
+    targets = content.conditional_exposures + 1
+    each = content.conditional_instruments * content.draws * targets
+    return content.conditional_questions_a_sequence * each
 
 
 def _values(content: Content) -> int:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks import calibration, coverage, invalid_instruments, mr, mutagenesis
+from benchmarks import calibration, coverage, invalid_instruments, mr, mutagenesis, shared_error
 from deepmr import schemas
 from deepmr.calibration.maps import NAMES
 
@@ -184,3 +184,33 @@ def test_a_false_claim_about_calibration_ends_the_benchmark_with_1(
     assert not claims["bootstrap_holds_and_chi2_does_not"]
     assert not claims["only_isotonic_makes_effects_zero"]
     assert claims["temperature_cannot_mend_a_shift"]
+
+
+def test_the_benchmark_of_shared_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    designs = ["30 sequences", "100 sequences, follows effects"]
+    status = shared_error.main(["--quick", "--json", "--designs", *designs])
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert status == (0 if result["holds"] else 1)
+    assert list(result["designs"]) == designs
+    for name, figures in result["designs"].items():
+        assert list(figures) == list(shared_error.METHODS)
+        assert figures["independent, z"]["coverage"] < figures["draw-wise, T=100"]["coverage"]
+        assert figures["independent, z"]["width"] < figures["draw-wise, T=100"]["width"]
+        for row in figures.values():
+            assert 0 <= row["coverage"] <= 1
+            assert row["rmse"] >= abs(row["bias"])
+        # Where the common error follows the effects, least squares takes their mean for an error.
+        gls, weights = (figures[f"known V, {kind}"] for kind in ("GLS", "working weights"))
+        assert (gls["rmse"] > weights["rmse"]) == name.endswith("follows effects")
+
+
+def test_a_false_claim_about_shared_errors_ends_the_benchmark_with_1(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(
+        shared_error.METHODS, "draw-wise, T=100", shared_error.METHODS["independent, z"]
+    )
+    options = ["--quick", "--json", "--replicates", "10", "--designs", "30 sequences"]
+    assert shared_error.main(options) == 1
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert not result["claims"]["30 sequences"]["draw-wise, T=100 covers"]

@@ -77,6 +77,20 @@ def test_contradiction_is_named_with_its_key(config, key, value, message):
     assert message in str(error.value)
 
 
+def test_annotations_have_names_that_a_table_can_hold(config):
+    config["meta"]["annotations"] = {"enhancer": "a.bed", "chrom_state2": "b.tsv"}
+    configuration.check(config)
+    config["meta"]["annotations"] = {"gc": "a.bed", "intercept": "b.tsv", "a=b": "c.bed"}
+    with pytest.raises(configuration.ConfigError) as caught:
+        configuration.check(config)
+    for part in (
+        "meta.annotations.gc: every regression has a term of this name; rename it",
+        "meta.annotations.intercept: every regression has",
+        "meta.annotations: 'a=b' is a stratum's name",
+    ):
+        assert part in str(caught.value)
+
+
 def test_motif_rule_needs_motifs(config):
     config["instruments"]["rule"] = "motif"
     config["targets"]["open"]["motif"] = None

@@ -17,13 +17,14 @@ from deepmr.calibration.report import report
 from deepmr.effects import Response
 from deepmr.figures import sets, style
 from deepmr.held_out import HeldOut
-from deepmr.meta.summary import headline, summarise
+from deepmr.meta.tables.network import network
+from deepmr.meta.tables.summary import headline, summarise
 from deepmr.mr.shard import shard_instruments
-from deepmr.schemas import replicates_schema
+from deepmr.schemas import META_DIAGNOSTICS, SEQUENCE_EFFECTS, replicates_schema
 from deepmr.shards.membership import members
 from deepmr.uncertainty.replicates import read_replicates
 from deepmr.uncertainty.report import report as judge
-from tests.toy_report import history, truth
+from tests.toy_report import history
 from tests.unit import test_mr_shard as toy
 
 RESPONSES = {"TF": Response(), "open": Response()}
@@ -152,12 +153,24 @@ def run(tmp_path_factory, request):
     ids = toy.sequence_table()["sequence_id"].to_pylist()
     shards = [toy.write(folder, members(ids, f"{i}-of-2"), name=f"shard{i}") for i in (1, 2)]
     mr = toy.estimated(folder, range(6)).to_pandas()
-    return shards, mr, headline(summarise(mr), "egger", "REML")
+    return shards, mr, summarise(mr)
 
 
-def draw(test_windows, run, mr=None, known=None, motifs=toy.MOTIFS, responses=RESPONSES):
-    shards, found, overall = run
+def explained(mr):
+    """Return what explain_heterogeneity would say of each sequence, and of all of them."""
+    primary = mr[mr["method"] == "egger"]
+    sequences = primary.reindex(columns=SEQUENCE_EFFECTS.names).assign(
+        lfsr=np.linspace(0, 0.5, len(primary)), influential=False
+    )
+    ends = primary[["direction", "exposure", "outcome"]].drop_duplicates()
+    diagnostics = ends.reindex(columns=META_DIAGNOSTICS.names)
+    return sequences, diagnostics.assign(reason="too few sequences for a mixture")
+
+
+def draw(test_windows, run, mr=None, known=None, responses=RESPONSES, **tables):
+    shards, found, meta = run
     effects, references = zip(*shards, strict=True)
+    sequences, diagnostics = explained(found if mr is None else mr)
     return sets.pair_figures(
         toy.PAIRS[0],
         test_windows,
@@ -165,9 +178,11 @@ def draw(test_windows, run, mr=None, known=None, motifs=toy.MOTIFS, responses=RE
         effects,
         references,
         found if mr is None else mr,
-        overall,
+        tables.get("headline", headline(meta, "egger", "REML")),
+        sequences,
+        tables.get("diagnostics", diagnostics),
         known,
-        motifs,
+        toy.MOTIFS,
         toy.SETTINGS,
         responses,
         "egger",
@@ -184,14 +199,45 @@ def test_pair_figures_in_both_directions(test_windows, run):
         "uncertainty",
         "mr_scatter_forward",
         "forest_forward",
+        "funnel_forward",
         "mr_scatter_reverse",
         "forest_reverse",
+        "funnel_reverse",
     }
     scatter = drawn["mr_scatter_forward"]
     labels = [text.get_text() for legend in scatter.legends for text in legend.get_texts()]
     assert any(label.startswith("egger") for label in labels)
     assert any("marginal slope  0.75" in label for label in labels)
     assert "24 instruments" in words(scatter)
+
+
+def test_the_funnel_is_that_of_the_direction_and_has_the_reason_for_missing_shares(
+    test_windows, run
+):
+    drawn = draw(test_windows, run)
+    for direction, arrow in (("forward", "TF → open"), ("reverse", "open → TF")):
+        said = words(drawn[f"funnel_{direction}"])
+        assert arrow in said
+        texts = [t.get_text() for t in drawn[f"funnel_{direction}"].axes[0].texts]
+        assert texts == ["No shares of effects: too few sequences for a mixture"]
+    with pytest.raises(ValueError, match=r"0 rows of diagnostics .* 'TF_open', forward"):
+        draw(test_windows, run, diagnostics=pd.DataFrame({"direction": ["reverse"]}))
+
+
+def test_decoys_are_no_figure_of_their_own(test_windows, run):
+    overall = headline(run[2], "egger", "REML")
+    decoy = overall[overall["direction"] == "forward"].assign(direction="decoy")
+    drawn = draw(test_windows, run, headline=pd.concat([decoy, overall]))
+    assert set(drawn) == set(draw(test_windows, run))
+
+
+def test_conditional_effects_are_no_lines_through_the_instruments(test_windows, run):
+    mr = run[1]
+    direct = mr[mr["method"] == "egger"].assign(method="mv_ivw", estimate=77.0)
+    scatter = draw(test_windows, run, mr=pd.concat([mr, direct]))["mr_scatter_forward"]
+    labels = [text.get_text() for legend in scatter.legends for text in legend.get_texts()]
+    assert any(label.startswith("egger") for label in labels)
+    assert not any(label.startswith("mv_ivw") for label in labels)
 
 
 def test_the_instruments_drawn_have_been_through_the_calibrator(test_windows, run):
@@ -237,10 +283,28 @@ def test_only_the_asked_sequence_is_yielded(run):
         assert np.array_equal(a.instruments.bx, b.instruments.bx)
 
 
-def test_effects_figure_shows_the_truth_on_its_own_scale_only(run):
-    known = truth().head(0)
+def test_effects_figures_show_decoys_and_the_truth_on_its_own_scale_only(run):
+    meta = run[2]
+    decoy = meta[meta["direction"] == "forward"].assign(direction="decoy")
+    pairs = {pair.name: {"exposure": pair.exposure, "outcome": pair.outcome} for pair in toy.PAIRS}
+    edges = network(pd.concat([meta, decoy]), pairs, method="egger", combination="REML", fdr=0.05)
+    known = pd.DataFrame({"exposure": ["TF"], "outcome": ["open"], "marginal_slope": [0.7]})
     for scale in ("logit", "probability"):
-        assert isinstance(sets.effects_figure(run[2], known, effect_scale=scale), Figure)
+        drawn = sets.effects_figures(
+            headline(meta, "egger", "REML"),
+            edges,
+            known,
+            ["open", "TF"],
+            fdr=0.05,
+            effect_scale=scale,
+        )
+        assert set(drawn) == {"global_effects", "network"}
+        effects = drawn["global_effects"]
+        labels = [text.get_text() for text in effects.legends[0].get_texts()]
+        assert ("simulated truth" in labels) == (scale == "logit")
+        rows = [label.get_text() for label in effects.axes[0].get_yticklabels()]
+        assert "decoy: TF of other sequences" in rows
+        assert f"global effect ({scale})" in [ax.get_xlabel() for ax in drawn["network"].axes]
 
 
 def test_figures_go_to_the_paths_that_end_in_their_names(tmp_path):

@@ -3,6 +3,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+from matplotlib.collections import PathCollection
 from scipy.special import expit, logit
 
 from deepmr.figures import calibration, causal, prediction, style, uncertainty
@@ -133,20 +134,56 @@ def test_mr_scatter_orients_instruments_and_draws_every_line():
     assert "chr5:1-200  (41 instruments)" in texts(fig)
 
 
-def test_global_effects_show_both_directions_and_the_truth():
+@pytest.fixture(scope="module")
+def global_rows():
     meta = toy_report.meta()
-    rows = meta[
+    return meta[
         (meta["method"] == "egger")
         & (meta["stratum"] == "all")
         & (meta["combination"] == "REML")
         & (meta["inference"] == "draw_wise")
-    ]
+        & meta["direction"].isin(["forward", "reverse"])
+    ].reset_index(drop=True)
+
+
+def test_global_effects_show_both_directions_and_the_truth(global_rows):
+    rows = global_rows
     fig = causal.global_effects(rows)
     labels = [label.get_text() for label in fig.axes[0].get_yticklabels()]
     assert labels[:2] == ["GATA1 → open", "open → GATA1"]
     assert "simulated truth" not in texts(fig)
     known = rows.merge(toy_report.truth()[["exposure", "outcome", "marginal_slope"]])
     assert "simulated truth" in texts(causal.global_effects(known))
+
+
+def test_a_decoy_stands_beneath_its_pair(global_rows):
+    decoys = {f"decoy_{name}": np.nan for name in ("estimate", "ci_low", "ci_high")}
+    rows = global_rows.assign(**decoys)
+    for name, value in zip(decoys, (0.03, -2.5, 0.1), strict=True):
+        rows.loc[(rows["direction"] == "forward") & (rows["pair"] != "NRF1_open"), name] = value
+    fig = causal.global_effects(rows)
+    ax = fig.axes[0]
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    heights = dict(zip(labels, ax.get_yticks(), strict=True))
+    assert sorted(labels, key=heights.get, reverse=True) == [
+        "GATA1 → open",
+        "open → GATA1",
+        "decoy: GATA1 of other sequences",
+        "NRF1 → open",
+        "open → NRF1",
+        "JUND → open",
+        "open → JUND",
+        "decoy: JUND of other sequences",
+    ]
+    assert sorted(heights.values()) == [-7, -6, -5, -4, -3, -2, -1, 0]
+    points = np.concatenate(
+        [c.get_offsets() for c in ax.collections if isinstance(c, PathCollection)]
+    )
+    assert [0.03, -2] in points.tolist()
+    assert [rows["estimate"][5], heights["open → JUND"]] in points.tolist()
+    assert ax.get_xlim()[0] < -2.5
+    assert "decoy (negative control)" in texts(fig)
+    assert "decoy" not in texts(causal.global_effects(rows.assign(decoy_estimate=np.nan)))
 
 
 def test_uncertainty_draws_the_sd_of_probabilities():

@@ -204,6 +204,77 @@ def test_files_that_the_simulation_makes_are_not_looked_at(genome, tmp_path):
     assert "start 9 is not below end 1" in refused(genome, tmp_path)[0]
 
 
+def annotate(config, base, **texts):
+    """Write annotation files, named by their text's kind, and put them into the configuration."""
+    named = {}
+    for name, text in texts.items():
+        kind = "tsv" if text.startswith("sequence_id") else "bed"
+        named[name] = f"{name}.{kind}"
+        (base / named[name]).write_text(text)
+    return config | {"meta": {"annotations": named}}
+
+
+def test_annotations_of_a_genome_are_opened(genome, tmp_path):
+    good = annotate(genome, tmp_path, a="chr1\t0\t9\n", b="sequence_id\tb\nchr3:0-100\tx\n")
+    check_inputs(good, tmp_path)
+    bad = annotate(
+        genome,
+        tmp_path,
+        a="chr1\t9\t5\n",
+        b="sequence_id\tc\nchr3:0-100\tx\n",
+        c="sequence_id\tc\nchr3:0-90\tx\n",
+        d="chr7\t5\t9\n",
+    )
+    problems = refused(bad, tmp_path)
+    assert [p.split(": ")[0] for p in problems] == [f"meta.annotations.{n}" for n in "abcd"]
+    for problem, part in zip(
+        problems,
+        (
+            "a.bed line 1: start 9 is not below end 5",
+            "b.tsv has no column 'b'; it has sequence_id, c",
+            "1 of 1 sequence ids name no sequence of this run: chr3:0-90; a window of 100 bases",
+            "the FASTA has no chromosome chr7; it has chr1",
+        ),
+        strict=True,
+    ):
+        assert part in problem
+    (tmp_path / "a.bed").unlink()
+    assert "meta.annotations.a: " in refused(bad, tmp_path)[0]
+    assert "a.bed does not exist" in refused(bad, tmp_path)[0]
+
+
+def test_annotations_of_a_simulated_or_damaged_genome_are_opened_too(genome, tmp_path):
+    bad = annotate(genome, tmp_path, a="chr7\t9\t5\n", b="sequence_id\tb\nany\t1\n")
+    bad["simulation"] = {}
+    assert [p.split(": ")[0] for p in refused(bad, tmp_path)] == ["meta.annotations.a"]
+    del bad["simulation"]
+    (tmp_path / "data" / "genome.fa").write_text(">chr1\nACGT\n>chr1\nACGT\n")
+    assert [p.split(": ")[0] for p in refused(bad, tmp_path)] == [
+        "data.fasta",
+        "meta.annotations.a",
+    ]
+
+
+def test_annotations_of_ready_sequences(sequences, tmp_path):
+    check_inputs(annotate(sequences, tmp_path, a="sequence_id\ta\ns3\tx\n"), tmp_path)
+    bad = annotate(sequences, tmp_path, a="sequence_id\ta\ns3\tx\nt9\ty\n", b="chr1\t0\t9\n")
+    problems = refused(bad, tmp_path)
+    assert "meta.annotations.a: " in problems[0]
+    assert "1 of 2 sequence ids name no sequence of this run: t9; names are" in problems[0]
+    assert "meta.annotations.b: " in problems[1]
+    assert "it has no column start, end; add it, or write a table" in problems[1]
+    path = tmp_path / "data" / "labels.tsv"
+    lines = path.read_text().splitlines()
+    path.write_text(
+        "\n".join(
+            f"{line}\t{'start' if i == 0 else 5}\t{'end' if i == 0 else 15}"
+            for i, line in enumerate(lines)
+        )
+        + "\n"
+    )
+    check_inputs(annotate(sequences, tmp_path, b="chr1\t0\t9\n"), tmp_path)
+
+
 def count_checks(monkeypatch):
     calls = []
     original = input_checks.problems

@@ -1,5 +1,6 @@
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 
 import numpy as np
@@ -7,12 +8,12 @@ import pandas as pd
 import pytest
 
 from deepmr.figures import prediction, style
-from deepmr.report import wording
-from deepmr.report.answers import Settings, answers, decoys_for, heads
+from deepmr.report import sentences, wording
+from deepmr.report.answers import Settings, answers, controls_for, heads
 from deepmr.report.checks import checks
-from deepmr.report.pictures import CAUSAL_FIGURES, PREDICTION_FIGURES, Picture, read_captions
+from deepmr.report.pictures import FIGURES, Picture, read_captions
 from deepmr.report.render import render, write
-from tests import toy_report
+from tests import toy_meta, toy_report
 
 
 def plain(text):
@@ -31,14 +32,14 @@ def effects(**changes):
 def found(truth=True, settings=toy_report.SETTINGS, pairs=toy_report.PAIRS, **changes):
     changed = effects(**changes)
     local = toy_report.mr(effects=changed)
-    meta = toy_report.meta(changed, local)
+    meta = toy_meta.complete(toy_report.meta(changed, local))
     return answers(meta, local, pairs, toy_report.truth() if truth else None, settings)
 
 
 def said(everything, index=0, head_of=None, settings=toy_report.SETTINGS):
     answer = everything[index]
-    words = wording.sentences(answer, everything, head_of or {}, settings)
-    return wording.headline(answer) + " " + plain(" ".join(words))
+    words = sentences.sentences(answer, everything, head_of or {}, settings)
+    return sentences.headline(answer) + " " + plain(" ".join(words))
 
 
 def titles(everything, head_of=None, settings=toy_report.SETTINGS):
@@ -56,10 +57,7 @@ def html(context, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     fig = prediction.histogram(np.array([1.0, 0.0]), np.array([0.9, 0.1]), "A")
     paths = [style.save(fig, folder / name) for name in ("a.svg", "b.png")]
-    pictures = [
-        Picture(kind, f"picture of {kind}", paths[i % 2])
-        for i, kind in enumerate([*CAUSAL_FIGURES, *PREDICTION_FIGURES])
-    ]
+    pictures = [Picture(kind, f"picture of {kind}", paths[i % 2]) for i, kind in enumerate(FIGURES)]
     path = write(folder / "out" / "report.html", **context, pictures=pictures)
     return path.read_text("utf-8")
 
@@ -85,7 +83,7 @@ def test_causal_pair_is_answered_in_words():
     assert re.search(r"\d+ of 100 sequences had enough instruments \(\d+ of 50 bound and", text)
     assert "the local interval by itself lies above 0" in text
     assert "The other way, open → GATA1: 0.02 [−0.09, 0.13]; the interval holds 0." in text
-    assert "the decoy NRF1 → open gives −0.02 [−0.13, 0.09]; the interval holds 0." in text
+    assert "the control pair NRF1 → open gives −0.02 [−0.13, 0.09]; the interval holds 0." in text
     assert (
         "marginal slope 0.95, structural θ 1.00; it lies inside the 95 % interval, and the "
         "estimate is 2 % below it." in text
@@ -114,7 +112,7 @@ def test_negative_effect_and_missed_truth():
     assert text.startswith("The model has learned: more GATA1, less open.")
     assert "lies below 0" in text
     assert "outside the 95 % interval, and the estimate is 195 % below it" in text
-    assert wording.badge(everything[0]) == "negative effect"
+    assert sentences.badge(everything[0]) == "negative effect"
     level, words = titles(everything)["The truth is missed"]
     assert (level, words) == (
         "warn",
@@ -122,7 +120,7 @@ def test_negative_effect_and_missed_truth():
     )
 
 
-def test_null_pair_is_a_silent_decoy():
+def test_null_pair_is_a_silent_control():
     everything = found()
     text = said(everything, 1)
     assert text.startswith("No effect of NRF1 on open can be told from zero, nor the reverse.")
@@ -130,7 +128,7 @@ def test_null_pair_is_a_silent_decoy():
     assert "there is no effect to find, and none is found" in text
     assert everything[1].control
     assert not everything[2].control  # its reverse is real
-    assert titles(everything)["The decoy is silent"][0] == "good"
+    assert titles(everything)["The control pair is silent"][0] == "good"
     assert "6 of 6 intervals hold" in titles(everything)["The truth is held"][1]
 
 
@@ -139,7 +137,7 @@ def test_reversed_pair_speaks_of_the_reverse_first():
     assert text.startswith("The model has learned the reverse: more open, more JUND.")
     assert "A change of 1 in the logit of open changes the logit of JUND by 0.69" in text
     assert "The other way, JUND → open: 0.03" in text
-    assert wording.badge(found()[2]) == "reverse, positive"
+    assert sentences.badge(found()[2]) == "reverse, positive"
 
 
 def test_both_directions_mean_not_identified():
@@ -151,38 +149,40 @@ def test_both_directions_mean_not_identified():
     assert words.startswith("GATA1 → open:")
 
 
-def test_a_loud_decoy_is_a_warning_everywhere():
+def test_a_loud_control_is_a_warning_everywhere():
     everything = found(NRF1_open_forward=0.5)
     assert "excludes 0, a bad sign" in said(everything)
     assert "whatever is found here is an error" in said(everything, 1)
-    assert titles(everything)["A decoy shows an effect"][0] == "warn"
+    assert titles(everything)["A control pair shows an effect"][0] == "warn"
 
 
-def test_decoys_without_a_simulation_come_from_the_configuration():
-    assert titles(found(truth=False))["No decoy was asked"][0] == "note"
+def test_controls_without_a_simulation_come_from_the_configuration():
+    assert titles(found(truth=False))["No control pair was asked"][0] == "note"
     pairs = toy_report.PAIRS | {"NRF1_open": toy_report.PAIRS["NRF1_open"] | {"control": True}}
     everything = found(truth=False, pairs=pairs)
-    assert [a.pair for a in decoys_for(everything[0], everything)] == ["NRF1_open"]
-    assert decoys_for(everything[1], everything) == []
+    assert [a.pair for a in controls_for(everything[0], everything)] == ["NRF1_open"]
+    assert controls_for(everything[1], everything) == []
     assert "truth" not in said(everything)
-    assert "The decoy is silent" in titles(everything)
+    assert "The control pair is silent" in titles(everything)
 
 
 def test_an_unestimated_pair_says_why():
     local = toy_report.mr()
     local.loc[local["pair"] == "NRF1_open", ["status", "estimate"]] = ["no_motif_hit", np.nan]
-    meta = toy_report.meta(local=local)
-    numbers = ["estimate", "se", "ci_low", "ci_high", "p_value", "fdr", "pi_low", "pi_high"]
-    meta.loc[meta["pair"] == "NRF1_open", numbers] = np.nan
-    meta.loc[meta["pair"] == "NRF1_open", "status"] = "no_sequences"
+    meta = toy_meta.complete(toy_report.meta(local=local))
+    null = meta["pair"] == "NRF1_open"
+    numbers = list(meta.select_dtypes("float64"))
+    meta.loc[null, numbers] = np.nan
+    meta.loc[null, "k"] = 0
+    meta.loc[null, ["status", "reason", "pi_kind"]] = ["no_sequences", "all 3 no_partner", None]
     args = {"meta": meta, "mr": local, "pairs": toy_report.PAIRS}
     everything = answers(**args, truth=toy_report.truth(), settings=toy_report.SETTINGS)
     text = said(everything, 1)
     assert text.startswith("No answer: the effect of NRF1 on open could not be estimated.")
     assert "not estimated (no sequence had an estimate)" in text
     assert "0 of 100 sequences had enough instruments" in text
-    assert wording.badge(everything[1]) == "no answer"
-    assert titles(everything)["A decoy could not be estimated"][0] == "warn"
+    assert sentences.badge(everything[1]) == "no answer"
+    assert titles(everything)["A control pair could not be estimated"][0] == "warn"
     level, words = titles(everything)["Few sequences"]
     assert level == "warn"
     assert "NRF1 → open (0 of 100)" in words
@@ -194,6 +194,7 @@ def test_an_unestimated_pair_says_why():
         captions={},
         truth=toy_report.truth(),
         settings=toy_report.SETTINGS,
+        **{k: v for k, v in toy_report.tables_of(meta, local).items() if k != "meta"},
     )
     assert "no sequence had an estimate" in page
     assert not re.search(r"\bnan\b", page, re.IGNORECASE)
@@ -251,14 +252,11 @@ def test_a_pair_without_its_row_is_an_error():
 def test_truth_without_a_slope_is_theta():
     known = toy_report.truth().assign(marginal_slope=np.nan)
     local = toy_report.mr()
-    everything = answers(
-        toy_report.meta(local=local), local, toy_report.PAIRS, known, toy_report.SETTINGS
-    )
+    meta = toy_meta.complete(toy_report.meta(local=local))
+    everything = answers(meta, local, toy_report.PAIRS, known, toy_report.SETTINGS)
     assert "Simulated truth of GATA1 → open: structural θ 1.00; it lies inside" in said(everything)
     part = known[known["exposure"] != "open"]
-    lacking = answers(
-        toy_report.meta(local=local), local, toy_report.PAIRS, part, toy_report.SETTINGS
-    )
+    lacking = answers(meta, local, toy_report.PAIRS, part, toy_report.SETTINGS)
     assert lacking[0].reverse.truth is None
 
 
@@ -300,26 +298,30 @@ def test_page_loads_nothing_and_runs_nothing(html):
 def test_page_has_every_figure_with_its_caption(html):
     page = Loads()
     page.feed(html)
-    kinds = [*CAUSAL_FIGURES, *PREDICTION_FIGURES]
-    assert page.tags.count("img") == len(kinds)
-    for kind in kinds:
+    assert page.tags.count("img") == len(FIGURES)
+    for kind in FIGURES:
         assert any(alt.endswith(f"picture of {kind}") for alt in page.alts)
-    assert html.count("<strong>Good:</strong>") == len(kinds)
-    assert html.count("<strong>Bad:</strong>") == len(kinds)
+    assert html.count("<strong>Good:</strong>") == len(FIGURES)
+    assert html.count("<strong>Bad:</strong>") == len(FIGURES)
     assert "data:image/svg+xml;base64," in html
     assert "data:image/png;base64," in html
 
 
 def test_page_has_answers_numbers_assumptions_and_provenance(html):
-    text = plain(html)
+    text = plain(unescape(html))
     for words in (
         "The model has learned: more GATA1, more open.",
         "The model has learned the reverse: more open, more JUND.",
-        "The decoy is silent",
+        "The control pair is silent",
+        "Decoys stay at 0",
+        "A decoy (GATA1's effects taken from other sequences) gives 0.03",
+        "The network",
+        "Do all sequences say the same?",
         "6 of 6 intervals hold the simulated truth",
         "SE within draws",
         "SE over draws",
-        "What others would print",
+        "Three inferences",
+        "A diagonal analysis takes every sequence for an independent study",
         "weighted_median",
         "29 without a motif hit of the exposure",
         "Calibration of the predictions",
@@ -339,7 +341,15 @@ def test_names_are_escaped_and_models_told_apart(context):
     two = dict(context)
     two["meta"] = pd.concat([context["meta"], context["meta"].assign(model="<b>")])
     two["mr"] = pd.concat([context["mr"], context["mr"].assign(model="<b>")])
-    for name in ("calibration", "calibrators", "uncertainty"):
+    for name in (
+        "calibration",
+        "calibrators",
+        "uncertainty",
+        "network",
+        "sequence_effects",
+        "meta_regression",
+        "meta_diagnostics",
+    ):
         two[name] = pd.concat([context[name], context[name].assign(model="<b>")])
     page = render(**two)
     assert "GATA1 → open (&lt;b&gt;)" in page
@@ -367,7 +377,7 @@ def test_bad_pictures_are_named(context, tmp_path):
 
 def test_every_caption_is_plain_rst_and_says_good_and_bad():
     captions = toy_report.CAPTIONS
-    for kind in (*CAUSAL_FIGURES, *PREDICTION_FIGURES):
+    for kind in FIGURES:
         assert "**Good:**" in captions[kind]
         assert "**Bad:**" in captions[kind]
     # snakemake --report reads them as Jinja templates

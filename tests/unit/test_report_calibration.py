@@ -23,7 +23,7 @@ from deepmr.report.calibration import in_words, of_predictions, outside, why_unf
 from deepmr.report.calibration_checks import calibration_checks
 from deepmr.report.render import render
 from deepmr.report.table import Cell, Heading
-from tests import toy_report
+from tests import toy_meta, toy_report
 
 MAPS = ("temperature", "platt", "beta", "isotonic", "centred_isotonic")
 TARGETS = ("GATA1", "open", "NRF1", "JUND", "counted")
@@ -73,7 +73,7 @@ def run():
 @pytest.fixture(scope="module")
 def found():
     local = toy_report.mr()
-    meta = toy_report.meta(local=local)
+    meta = toy_meta.complete(toy_report.meta(local=local))
     return answers(meta, local, toy_report.PAIRS, toy_report.truth(), toy_report.SETTINGS)
 
 

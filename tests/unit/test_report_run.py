@@ -20,9 +20,11 @@ def test_settings_are_those_of_the_configuration():
     config["uncertainty"] |= {"method": "ensemble", "apply_scale": True}
     config["calibration"] |= {"apply": "platt", "minimum_positives": 7}
     config["models"]["cnn"]["members"] = 5
+    config["meta"]["fdr"] = 0.01
     found = run.settings(config)
     assert (found.n_draws, found.draw_method) == (5, "ensemble")
     assert (found.calibrator, found.apply_scale, found.minimum_positives) == ("platt", True, 7)
+    assert found.fdr == 0.01
 
 
 def test_pictures_are_named_as_the_rules_name_them():
@@ -33,8 +35,10 @@ def test_pictures_are_named_as_the_rules_name_them():
         assert f'caption="../report/{kind}.rst"' in rules
         assert (ROOT / "workflow" / "report" / f"{kind}.rst").exists()
     paths = {picture.path for picture in listed}
-    assert len(paths) == len(listed) == 1 + 3 * 5 + 2 + 4 * 4
+    assert len(paths) == len(listed) == 2 + 3 * 7 + 2 + 4 * 4
     assert Path("results/figures/cnn/JUND_open/forest_reverse.svg") in paths
+    assert Path("results/figures/cnn/JUND_open/funnel_reverse.svg") in paths
+    assert Path("results/figures/cnn/network.svg") in paths
     assert Path("results/figures/cnn/calibrators/open.svg") in paths
     assert Path("results/figures/cnn/standard_errors/open.svg") in paths
     titles = {picture.title for picture in listed}

@@ -15,6 +15,7 @@ from torch import nn
 
 from deepmr import config as configuration
 from deepmr.models import architectures
+from deepmr.mr.conditional import METHODS as METHODS_OF_SEVERAL
 from deepmr.mr.registry import ESTIMATORS
 from deepmr.shards import content, method_cost, resources
 from deepmr.shards.membership import shard_of
@@ -115,6 +116,12 @@ def test_content_counts_what_the_configuration_says():
     assert (found.sequences, found.all_sequences) == (450, 450)
     assert (found.draws, found.targets, found.questions, found.models) == (40, 4, 6, 1)
     assert found.questions_a_sequence == 2
+    # Three exposures of one outcome; 100 bp with three motifs, each with sites of 180 mutations.
+    assert found.conditional_methods == ("mv_ivw", "mv_egger")
+    assert (found.conditional_exposures, found.conditional_questions_a_sequence) == (3, 1)
+    assert found.conditional_instruments == 300
+    assert (found.decoy_sequences, found.decoy_instruments, found.exposures) == (150, 180, 3)
+    assert content.Content.of(config(mr__decoy_sequences=20), 1).decoy_sequences == 20
     ensemble = config(uncertainty__method="ensemble")
     ensemble["models"]["cnn"]["members"] = 7
     assert content.Content.of(ensemble, 1).draws == 7
@@ -204,3 +211,27 @@ def test_costly_estimators_ask_for_more():
     assert many["estimate_mr_minutes"] > 10 * few["estimate_mr_minutes"]
     assert many["gather_mr_memory"] >= 2 * few["gather_mr_memory"]
     assert many["mutagenesis_memory"] == few["mutagenesis_memory"]
+
+
+def test_conditional_effects_and_decoys_ask_for_more():
+    assert set(method_cost.CONDITIONAL_SECONDS) == set(METHODS_OF_SEVERAL)
+    large = {"sampling__bound": 10**6, "windows__length": 1000, "instruments__rule": "all"}
+    none = asked(50, **large, mr__conditional=[])
+    both = asked(50, **large, mr__conditional=["mv_ivw", "mv_egger"])
+    for name in ("estimate_mr_minutes", "estimate_mr_memory", "gather_mr_memory"):
+        assert both[name] > none[name]
+    few, many = (asked(50, **large, mr__decoy_sequences=n) for n in (2, 2000))
+    for name in METHODS:
+        assert (many[name] > few[name]) == name.startswith("estimate_decoys"), name
+
+
+def test_a_single_exposure_has_no_conditional_effects():
+    changed = config()
+    changed["pairs"] = {"only": changed["pairs"]["GATA1_open"]}
+    found = content.Content.of(changed, 1)
+    assert (found.conditional_exposures, found.conditional_questions_a_sequence) == (0, 0)
+    assert resources.mr_rows(found, 10) == 10 * 2 * len(found.methods)
+    # A chain: its middle is the outcome of both ends.
+    changed["pairs"]["next"] = {"exposure": "open", "outcome": "NRF1"}
+    found = content.Content.of(changed, 1)
+    assert (found.conditional_exposures, found.conditional_questions_a_sequence) == (2, 1)

@@ -41,6 +41,8 @@ def write_lab(folder: Path) -> dict:
         rows.append(f"r{i}\t{split}\t{measured}\t{rng.integers(2)}")
     (folder / "ready.fa").write_text("".join(records))
     (folder / "labels.tsv").write_text("\n".join(rows) + "\n")
+    kinds = [f"r{i}\t{('promoter', 'enhancer')[i % 2]}\n" for i in range(50)]
+    (folder / "kinds.tsv").write_text("sequence_id\tkind\n" + "".join(kinds))
     (folder / "network.py").write_text(NETWORK)
     names: dict = {}
     exec(NETWORK, names)
@@ -75,6 +77,7 @@ def write_lab(folder: Path) -> dict:
             "bootstrap_iterations": 20,
             "presso_iterations": 100,
         },
+        "meta": {"annotations": {"kind": str(folder / "kinds.tsv")}},
     }
 
 
@@ -134,6 +137,21 @@ def test_every_estimator_reaches_the_tables_and_the_report(own_network):
     meta = tables.read_table(own_network[0] / "meta.parquet").to_pandas()
     assert set(meta["method"]) == set(ESTIMATORS)
     assert "bayesian_mode" in (own_network[0] / "report.html").read_text()
+
+
+def test_annotations_make_strata_and_covariates(own_network):
+    meta = tables.read_table(own_network[0] / "meta.parquet").to_pandas()
+    of_one = meta[(meta["method"] == "ivw") & (meta["combination"] == "REML")]
+    counts = of_one[
+        (of_one["inference"] == "draw_wise") & (of_one["direction"] == "forward")
+    ].set_index("stratum")["n_sequences"]
+    asked = tables.read_table(own_network[0] / "sequences.parquet")["sequence_id"].to_pylist()
+    numbers = [int(name[1:]) for name in asked]
+    assert counts["kind=promoter"] == sum(i < 50 and i % 2 == 0 for i in numbers)
+    assert counts["kind=enhancer"] == sum(i < 50 and i % 2 == 1 for i in numbers)
+    assert counts["kind=promoter"] + counts["kind=enhancer"] <= counts["all"] == 6
+    regression = tables.read_table(own_network[0] / "meta_regression.parquet").to_pandas()
+    assert regression["term"].str.startswith("kind").any()
 
 
 def test_report_says_the_heads_are_not_learned(own_network):

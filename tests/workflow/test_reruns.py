@@ -29,7 +29,10 @@ def test_lost_and_truncated_shards_are_made_again_and_nothing_else(example_copy)
         "mutagenesis": 2,
         "estimate_mr": 2,
         "gather_mr": 1,
+        "estimate_decoys": 1,
+        "explain_heterogeneity": 1,
         "meta_analysis": 1,
+        "gather_network": 1,
         "plot_effects": 1,
         "plot_pair": 3,
         "write_report": 1,
@@ -71,7 +74,7 @@ def test_edit_of_an_estimator_reruns_mr_and_later_only(example_copy):
     path.write_text(path.read_text() + "\n\nADDED = 1\n")
     jobs = example_copy.dry_run().jobs
     assert jobs["estimate_mr"] == 4
-    assert jobs["meta_analysis"] == 1
+    assert jobs["estimate_decoys"] == jobs["meta_analysis"] == 1
     assert jobs["write_report"] == 1
     assert jobs["mutagenesis"] == jobs["train_model"] == jobs["extract_windows"] == 0
 
@@ -89,6 +92,8 @@ def test_edit_of_a_docstring_reruns_nothing(example_copy):
     [
         ("mr:\n  effect_scale: probability\n", "estimate_mr", "mutagenesis"),
         ("meta:\n  combinations: [REML]\n", "meta_analysis", "estimate_mr"),
+        ("meta:\n  fdr: 0.1\n", "gather_network", "meta_analysis"),
+        ("mr:\n  decoy_sequences: 20\n", "estimate_decoys", "estimate_mr"),
         ("calibration:\n  bins: 5\n", "calibrate_probabilities", "predict_windows"),
         ("calibration:\n  apply: platt\n", "estimate_mr", "mutate_replicates"),
     ],

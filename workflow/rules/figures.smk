@@ -87,13 +87,20 @@ rule plot_effects:
     """Draw the global effects of a model."""
     input:
         meta=f"{RESULTS}/meta.parquet",
+        network=f"{RESULTS}/network.parquet",
         truth=TRUTH,
     output:
-        effects=report(
+        report(
             f"{FIGURES}/{{model}}/global_effects.svg",
             caption="../report/global_effects.rst",
             category="Causal effects",
             labels={"model": "{model}", "figure": "all pairs, both directions"},
+        ),
+        report(
+            f"{FIGURES}/{{model}}/network.svg",
+            caption="../report/network.rst",
+            category="Causal effects",
+            labels={"model": "{model}", "figure": "network of all pairs"},
         ),
     log:
         f"{RESULTS}/logs/plot_effects/{{model}}.log",
@@ -102,9 +109,11 @@ rule plot_effects:
     conda:
         "../../envs/stats.yaml"
     params:
-        code=fingerprint("deepmr.figures.sets", "deepmr.meta.summary"),
+        code=fingerprint("deepmr.figures.sets", "deepmr.meta.tables.summary"),
         mr=config["mr"],
         combination=config["meta"]["primary"],
+        fdr=config["meta"]["fdr"],
+        targets=list(config["targets"]),
     script:
         "../scripts/plot_effects.py"
 
@@ -117,6 +126,8 @@ rule plot_pair:
         sequences=f"{RESULTS}/sequences.parquet",
         mr=f"{RESULTS}/mr.parquet",
         meta=f"{RESULTS}/meta.parquet",
+        sequence_effects=f"{RESULTS}/sequence_effects.parquet",
+        meta_diagnostics=f"{RESULTS}/meta_diagnostics.parquet",
         motifs=config["motifs"],
         calibrators=APPLIED_CALIBRATORS,
         scales=APPLIED_SCALES,
@@ -148,6 +159,16 @@ rule plot_pair:
             subcategory="{pair}",
             labels={"model": "{model}", "figure": "local and global effects"},
         ),
+        report(
+            expand(
+                f"{FIGURES}/{{{{model}}}}/{{{{pair}}}}/funnel_{{direction}}.svg",
+                direction=["forward", "reverse"],
+            ),
+            caption="../report/funnel.rst",
+            category="Causal effects",
+            subcategory="{pair}",
+            labels={"model": "{model}", "figure": "local effects and their SEs"},
+        ),
     log:
         f"{RESULTS}/logs/plot_pair/{{model}}/{{pair}}.log",
     benchmark:
@@ -156,7 +177,7 @@ rule plot_pair:
         "../../envs/stats.yaml"
     params:
         code=fingerprint(
-            "deepmr.figures.sets", "deepmr.meta.summary", "deepmr.responses"
+            "deepmr.figures.sets", "deepmr.meta.tables.summary", "deepmr.responses"
         ),
         strand=config["data"]["strand"],
         targets=config["targets"],

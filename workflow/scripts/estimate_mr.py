@@ -2,7 +2,8 @@
 
 from deepmr import motifs, schemas, tables
 from deepmr.job import begin
-from deepmr.mr.shard import Pair, Settings, estimate_shard
+from deepmr.mr.questions import Pair, Settings
+from deepmr.mr.shard import estimate_shard
 from deepmr.responses import responses
 
 metadata = begin(snakemake.log[0], snakemake.params, snakemake.config)

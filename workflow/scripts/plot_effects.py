@@ -3,19 +3,18 @@
 from deepmr import tables
 from deepmr.figures import sets, style
 from deepmr.job import begin
-from deepmr.meta.summary import headline
+from deepmr.meta.tables.summary import headline
 
 begin(snakemake.log[0], snakemake.params, snakemake.config)
-mr = snakemake.params.mr
-meta = tables.read_table(snakemake.input.meta).to_pandas()
-truth = tables.read_table(snakemake.input.truth).to_pandas() if snakemake.input.truth else None
-figure = sets.effects_figure(
-    headline(
-        meta[meta["model"] == snakemake.wildcards.model],
-        mr["primary"],
-        snakemake.params.combination,
-    ),
-    truth,
-    effect_scale=mr["effect_scale"],
+source, given = snakemake.input, snakemake.params
+both = (tables.read_table(source[name]).to_pandas() for name in ("meta", "network"))
+meta, edges = (table[table["model"] == snakemake.wildcards.model] for table in both)
+figures = sets.effects_figures(
+    headline(meta, given.mr["primary"], given.combination),
+    edges,
+    tables.read_table(source.truth).to_pandas() if source.truth else None,
+    given.targets,
+    fdr=given.fdr,
+    effect_scale=given.mr["effect_scale"],
 )
-style.save(figure, snakemake.output.effects)
+style.save_all(figures, snakemake.output)
