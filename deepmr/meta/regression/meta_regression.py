@@ -174,7 +174,8 @@ def draw_wise_regression(
         those of the mean effects beyond the error of their residuals, as in
         `deepmr.meta.draw_wise`: the noise of single draws is no part of them. qm is the statistic
         D1 of Li, Raghunathan and Rubin (J Am Stat Assoc 1991;86:1065), F with qm_df and
-        qm_df_residual degrees of freedom. A sequence that cannot be used in one draw is left out of all.
+        qm_df_residual degrees of freedom. A sequence that cannot be used in one draw is left out
+        of all.
 
     Raises
     ------
