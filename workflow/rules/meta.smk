@@ -18,7 +18,9 @@ rule meta_analysis:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         code=fingerprint(
-            "deepmr.meta.tables.summary", "deepmr.meta.tables.covariates", "deepmr.tables"
+            "deepmr.meta.tables.summary",
+            "deepmr.meta.tables.covariates",
+            "deepmr.tables",
         ),
         meta={
             key: config["meta"][key] for key in ("combinations", "test", "prediction")
