@@ -23,27 +23,20 @@ All but SJ, which is above 0, are cut at 0. The definitions are those of the R p
 Q* falls as tau2 grows, so PM, EB and PMM have one root. The likelihoods may have several maxima
 when the variances are very unequal. The score is therefore looked at on a grid that ends where no
 maximum can lie, every fall through 0 is solved and the highest is taken. metafor follows the
-score from its starting value instead. Only a pair of maximum and minimum between two neighbours
-of the grid could be missed.
+score from its starting value instead (`deepmr.meta.likelihood_search`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import elementwise
 from scipy.special import chdtri
 
+from deepmr.meta.likelihood_search import highest_maximum, roots
 from deepmr.meta.result import Array
 
 METHODS = ("REML", "DL", "PM", "ML", "HS", "SJ", "EB", "FE", "HSk", "HE", "PMM")
 LIKELIHOODS = ("ML", "REML")
-
-_GRID = 32
-_BELOW = 0.1
-"""The grid begins at this times the least variance; below it the score hardly bends."""
 
 
 def estimate_tau2(estimates: Array, variances: Array, method: str = "REML") -> Array:
@@ -145,12 +138,11 @@ def invert_q(estimates: Array, variances: Array, target: float) -> Array:
         # Q(tau2) is below the squares about the plain mean over tau2, but for rounding.
         high = 1.001 * y.shape[1] * y[rows].var(axis=1) / target
 
-        def excess(x: Array, row: Array) -> Array:
+        def excess(x: Array, row: NDArray[np.int64]) -> Array:
             # 1/Q is nearly a straight line of tau2, and Q is not.
-            index = row.astype(np.int64)
-            return 1.0 / target - 1.0 / generalised_q(y[index], v[index], x)
+            return 1.0 / target - 1.0 / generalised_q(y[row], v[row], x)
 
-        tau2[rows] = _roots(excess, np.zeros_like(high), high, rows)
+        tau2[rows] = roots(excess, np.zeros_like(high), high, rows)
     return tau2
 
 
@@ -209,41 +201,11 @@ def _weighted(y: Array, v: Array, tau2: Array) -> tuple[Array, Array, Array]:
 def _likelihood_maximum(y: Array, v: Array, restricted: bool) -> Array:
     """Highest maximum of the likelihood over tau2 >= 0."""
     least, width = v.min(axis=1), np.ptp(y, axis=1)
-    low = _BELOW * least
     # From the squared range on no term of the score is above 0: term i is w (w r^2 - (1 - h)) with
     # r = (1 - h) d, h the share of the weight and d the distance from the mean of the others.
-    high = np.maximum(width * width, least)
-    steps = np.linspace(0.0, 1.0, _GRID)
-    grid = np.column_stack([np.zeros_like(low), low[:, None] * (high / low)[:, None] ** steps])
-    rising = np.column_stack([score(y, v, x, restricted) > 0 for x in grid.T])
-    rows, j = np.nonzero(rising[:, :-1] & ~rising[:, 1:])
-
-    def slope(x: Array, row: Array) -> Array:
-        index = row.astype(np.int64)
-        return score(y[index], v[index], x, restricted)
-
-    tau2 = np.zeros(len(y))
-    if not rows.size:
-        return tau2
-    found = _roots(slope, grid[rows, j], grid[rows, j + 1], rows)
-    maxima = np.bincount(rows, minlength=len(y)) + ~rising[:, 0]
-    only = maxima[rows] == 1
-    tau2[rows[only]] = found[only]
-    for row in np.flatnonzero(maxima > 1):
-        at = np.concatenate([[0.0] if not rising[row, 0] else [], found[rows == row]])
-        here = [log_likelihood(y[[row]], v[[row]], x, restricted)[0] for x in at[:, None]]
-        tau2[row] = at[int(np.argmax(here))]
-    return tau2
-
-
-def _roots(
-    function: Callable[[Array, Array], Array], low: Array, high: Array, rows: NDArray[np.int64]
-) -> Array:
-    """Roots of function(x, row), to machine precision, in brackets on which the sign changes."""
-    found = elementwise.find_root(function, (low, high), args=(rows.astype(np.float64),))
-    if not found.success.all():
-        raise RuntimeError(
-            f"no variance between sequences found in {int((~found.success).sum())} of {rows.size} "
-            "rows; are estimates and variances finite and of a size whose square a float64 holds?"
-        )
-    return np.asarray(found.x)
+    return highest_maximum(
+        lambda tau2, row: score(y[row], v[row], tau2, restricted),
+        lambda tau2, row: log_likelihood(y[row], v[row], tau2, restricted),
+        least,
+        np.maximum(width * width, least),
+    )

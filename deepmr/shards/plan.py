@@ -111,6 +111,8 @@ class Plan:
         Each with its shards and MR jobs.
     gather : Stage
         The one job that gathers them.
+    decoys : Stage
+        The job of each model that makes the negative control.
     mutagenesis_hours, disk_mb : float
         Of the whole run: time of the mutagenesis jobs, each on one GPU if there are any; tables.
     suggested_shards : int
@@ -125,6 +127,7 @@ class Plan:
     shards: int
     models: tuple[ModelPlan, ...]
     gather: Stage
+    decoys: Stage
     mutagenesis_hours: float
     disk_mb: float
     suggested_shards: int
@@ -193,6 +196,21 @@ def make(
         request.gather_mr_memory(None, 1),
         request.gather_mr_minutes(None, 1),
     )
+    decoy_seconds = models[0].stages[1].seconds + resources.estimate_decoys_seconds(content)
+    decoys = Stage(
+        "estimate_decoys",
+        content.models,
+        content.decoy_sequences,
+        content.decoy_sequences,
+        decoy_seconds,
+        decoy_seconds,
+        resources.estimate_decoys_mb(content),
+        gathered / rows * resources.decoy_rows(content),
+        0.0,
+        0.0,
+        request.estimate_decoys_memory(None, 1),
+        request.estimate_decoys_minutes(None, 1),
+    )
     shard = [model.stages[0] for model in models]
     start = resources.SNAKEMAKE_SECONDS
     tables = sum((s.table_mb + s.reference_mb) * s.jobs for m in models for s in m.stages)
@@ -205,8 +223,9 @@ def make(
         shards=shards,
         models=models,
         gather=gather,
+        decoys=decoys,
         mutagenesis_hours=sum((stage.seconds + start) * stage.jobs for stage in shard) / 3600,
-        disk_mb=tables + gathered,
+        disk_mb=tables + gathered + decoys.table_mb * decoys.jobs,
         suggested_shards=suggested,
         suggested_mb=then.mutagenesis_memory(None, 1),
         suggested_minutes=then.mutagenesis_minutes(None, 1),

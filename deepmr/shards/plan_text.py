@@ -20,7 +20,7 @@ def as_text(plan: Plan) -> str:
     blocks = [
         f"{plan.sequences:,} sequences at most, {plan.shards:,} shards a model",
         *(_model(model) for model in plan.models),
-        _table([plan.gather]),
+        _table([plan.decoys, plan.gather]),
         "Minutes: mean job (largest job). Memory: highest of the largest job's script; what is\n"
         "asked has a margin of one half, Snakemake's own processes, and what a GPU needs on the\n"
         "host. Tables: Parquet of the mean job, effects + references. Scratch: disk that the\n"

@@ -69,14 +69,23 @@ def test_predictions_are_sane(made):
     assert 0 < mutagenesis.reference_mb < mutagenesis.table_mb
     assert made.disk_mb > 3 * mutagenesis.table_mb
     assert made.suggested_shards == 1
-    assert (made.suggested_minutes, made.gather.jobs) == (10, 1)
+    assert (made.suggested_minutes, made.gather.jobs, made.decoys.jobs) == (10, 1, 1)
+    assert made.decoys.sequences == 100
+    assert made.decoys.memory_mb < made.decoys.asked_mb
+    assert 0 < made.decoys.table_mb < made.gather.table_mb
 
 
 def test_plan_in_words_says_what_to_write(made):
     text = plan_text.as_text(made)
     seconds = f"{made.seconds_per_sequence:.3g}"
     assert f"sharding:\n  shards: 1\n  seconds_per_sequence: {float(seconds):g}" in text
-    for word in ("mutagenesis", "estimate_mr", "gather_mr", "100 sequences at most, 3 shards"):
+    for word in (
+        "mutagenesis",
+        "estimate_mr",
+        "estimate_decoys",
+        "gather_mr",
+        "100 sequences at most, 3 shards",
+    ):
         assert word in text
     assert yaml.safe_load(text[text.index("sharding:") : text.index("\n\nA shard")])
 

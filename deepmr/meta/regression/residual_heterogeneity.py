@@ -19,21 +19,18 @@ through 0 on a grid up to there is solved and the highest likelihood taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import elementwise
+from numpy.typing import NDArray
 from scipy.special import chdtri
 
 from deepmr.meta.heterogeneity import LIKELIHOODS, check_method
+from deepmr.meta.likelihood_search import highest_maximum, roots
 from deepmr.meta.result import Array
 
 _ABOVE = 1.001
 """Bounds are passed by this, so that rounding does not hide the change of sign."""
-_GRID = 32
-_BELOW = 0.1
-"""The grid begins at this times the least variance; below it the score hardly bends."""
 
 SEPARATE = 1e-10
 """Least `WeightedFit.separation` of coefficients that are known."""
@@ -208,50 +205,21 @@ def _invert(y: Array, v: Array, q: Array, target: float) -> Array:
         # y'Py is below the residual squares with equal weights over tau2.
         high = _ABOVE * _equal_weights(y[rows], q).rss / target
 
-        def excess(x: Array, row: Array) -> Array:
+        def excess(x: Array, row: NDArray[np.int64]) -> Array:
             # 1/y'Py is nearly a straight line of tau2, and y'Py is not.
-            index = row.astype(np.int64)
-            fit = weighted_fit(y[index], 1.0 / (v[index] + x[:, None]), q)
+            fit = weighted_fit(y[row], 1.0 / (v[row] + x[:, None]), q)
             return 1.0 / target - 1.0 / fit.rss
 
-        tau2[rows] = _roots(excess, np.zeros_like(high), high, rows.astype(np.float64))
+        tau2[rows] = roots(excess, np.zeros_like(high), high, rows)
     return tau2
 
 
 def _likelihood_maximum(y: Array, v: Array, q: Array, restricted: bool) -> Array:
     """Highest maximum of the likelihood over tau2 >= 0."""
     least = v.min(axis=1)
-    low = _BELOW * least
-    high = np.maximum(_ABOVE * _equal_weights(y, q).rss, least)
-    steps = np.linspace(0.0, 1.0, _GRID)
-    grid = np.column_stack([np.zeros_like(low), low[:, None] * (high / low)[:, None] ** steps])
-    rising = np.column_stack([score(y, v, q, x, restricted) > 0 for x in grid.T])
-    rows, j = np.nonzero(rising[:, :-1] & ~rising[:, 1:])
-    tau2 = np.zeros(len(y))
-    if not rows.size:
-        return tau2
-
-    def slope(x: Array, row: Array) -> Array:
-        index = row.astype(np.int64)
-        return score(y[index], v[index], q, x, restricted)
-
-    found = _roots(slope, grid[rows, j], grid[rows, j + 1], rows.astype(np.float64))
-    maxima = np.bincount(rows, minlength=len(y)) + ~rising[:, 0]
-    only = maxima[rows] == 1
-    tau2[rows[only]] = found[only]
-    for row in np.flatnonzero(maxima > 1):
-        at = np.concatenate([[0.0] if not rising[row, 0] else [], found[rows == row]])
-        here = [log_likelihood(y[[row]], v[[row]], q, x, restricted)[0] for x in at[:, None]]
-        tau2[row] = at[int(np.argmax(here))]
-    return tau2
-
-
-def _roots(function: Callable[..., Array], low: Array, high: Array, rows: Array) -> Array:
-    """Roots of function(x, row) in brackets on which the sign changes."""
-    found = elementwise.find_root(function, (low, high), args=(rows,))
-    if not found.success.all():
-        raise RuntimeError(
-            f"no variance between sequences found in {int((~found.success).sum())} of {rows.size} "
-            "rows; are estimates and variances of a size whose square a float64 holds?"
-        )
-    return np.asarray(found.x)
+    return highest_maximum(
+        lambda tau2, row: score(y[row], v[row], q, tau2, restricted),
+        lambda tau2, row: log_likelihood(y[row], v[row], q, tau2, restricted),
+        least,
+        np.maximum(_ABOVE * _equal_weights(y, q).rss, least),
+    )
