@@ -20,11 +20,11 @@ about its estimate with the same covariance. Methods:
 * ``V of 40 draws``: told the covariance of the draws instead of V.
 
 Bias is that of the mean, width the median, `mc_error` the standard error of the coverage, `tau2`
-the mean (.01 is true), `predicted` the probability that the prediction interval holds the true
-effect of one more sequence. The last line is one JSON object. It ends with 1 unless, two
-standard errors of Monte Carlo aside, `independent` covers less than .6 in each design, the methods
-named in `CLAIMED` .93-.97 (.88 where errors follow effects), and known V, GLS too, but less than .6
-where errors follow effects.
+the mean (.01 is true), `tau2_held` the coverage of its interval (where there is one), `predicted`
+the probability that the prediction interval holds the true effect of one more sequence. The last
+line is one JSON object. It ends with 1 unless, two standard errors of Monte Carlo aside,
+`independent` covers less than .6 in each design, the methods named in `CLAIMED` .93-.97 (.88 where
+errors follow effects), and known V, GLS too, but less than .6 where errors follow effects.
 """
 
 from __future__ import annotations
@@ -205,6 +205,10 @@ def measure(design: Design, replicates: int) -> dict[str, dict[str, float]]:
                     found.ci_high,
                     found.tau2,
                     float(ends[1] - ends[0]),
+                    # NaN, not False, where a method has no interval.
+                    float(found.tau2_low <= TAU**2 <= found.tau2_high)
+                    if np.isfinite(found.tau2_low)
+                    else np.nan,
                 )
             )
     return {
@@ -214,8 +218,8 @@ def measure(design: Design, replicates: int) -> dict[str, dict[str, float]]:
 
 
 def summary(rows: Array) -> dict[str, float]:
-    """Return the figures of a method; `rows` are estimate, SE, interval, tau2, predicted."""
-    estimate, se, low, high, tau2, predicted = rows.T
+    """Return the figures of a method; `rows` as in `measure`."""
+    estimate, se, low, high, tau2, predicted, held = rows.T
     error = estimate - MEAN
     coverage = float(((low <= MEAN) & (high >= MEAN)).mean())
     count = len(rows)
@@ -229,7 +233,7 @@ def summary(rows: Array) -> dict[str, float]:
         "width": float(np.median(high - low)),
         "tau2": float(tau2.mean()),
         "predicted": float(predicted.mean()),
-    }
+    } | ({} if np.isnan(held).any() else {"tau2_held": float(held.mean())})
 
 
 def table(result: dict[str, Any]) -> str:
@@ -243,13 +247,16 @@ def table(result: dict[str, Any]) -> str:
         "width",
         "tau2",
         "predicted",
+        "tau2_held",
         "ms",
     )
     lines = []
     for design, methods in result["designs"].items():
         lines.append(f"{design:<38}" + "".join(f"{name:>10}" for name in columns))
         for name, figures in methods.items():
-            lines.append(f"  {name:<36}" + "".join(f"{figures[c]:>10.4f}" for c in columns))
+            lines.append(
+                f"  {name:<36}" + "".join(f"{figures.get(c, np.nan):>10.4f}" for c in columns)
+            )
     return "\n".join(lines)
 
 
