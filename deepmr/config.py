@@ -226,6 +226,8 @@ def _annotations(config: Config) -> list[str]:
             problems.append(
                 f"meta.annotations.{name}: every regression has a term of this name; rename it"
             )
+        if name == "sequence_id":
+            problems.append(f"meta.annotations.{name}: the column that names sequences; rename it")
     return problems
 
 

@@ -268,8 +268,8 @@ def global_effects(effects: pd.DataFrame, *, effect_scale: str = "logit") -> Fig
         )
     if len(decoys):
         at = decoys["y"]
-        ends = decoys["decoy_ci_low"], decoys["decoy_ci_high"]
-        ax.hlines(at, *ends, color=style.MUTED, linewidth=2.5, alpha=0.3)
+        bounds = decoys["decoy_ci_low"], decoys["decoy_ci_high"]
+        ax.hlines(at, *bounds, color=style.MUTED, linewidth=2.5, alpha=0.3)
         ax.scatter(
             decoys["decoy_estimate"],
             at,
@@ -288,7 +288,10 @@ def global_effects(effects: pd.DataFrame, *, effect_scale: str = "logit") -> Fig
     ax.grid(axis="y", visible=False)
     ax.set_ylim(-n_rows + 0.4, 0.6)
     ax.set_xlabel(f"global effect ({effect_scale}), 95 % interval")
-    ax.set_xlim(*_window(effects, {}, [0.0, *decoys["decoy_ci_low"], *decoys["decoy_ci_high"]]))
+    # A single sequence has an estimate, and may have no interval that would keep it in the panel.
+    bare = effects.loc[~np.isfinite(effects["ci_high"] - effects["ci_low"]), "estimate"]
+    ends = [*decoys["decoy_ci_low"], *decoys["decoy_ci_high"], *decoys["decoy_estimate"]]
+    ax.set_xlim(*_window(effects, {}, [0.0, *bare, *ends]))
     handles = [
         Line2D([], [], color=style.BLUE, marker="o", label="forward"),
         Line2D([], [], color=style.ORANGE, marker="o", label="reverse"),
@@ -327,7 +330,7 @@ def _places(effects: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
     """Return the height of each row, and of the decoys beneath the pairs as a column ``y``."""
     y = -np.arange(len(effects), dtype=np.float64)
     if "decoy_estimate" not in effects:
-        return y, pd.DataFrame({"y": [], "decoy_ci_low": [], "decoy_ci_high": []})
+        return y, pd.DataFrame(columns=["y", "decoy_estimate", "decoy_ci_low", "decoy_ci_high"])
     decoys = effects[effects["decoy_estimate"].notna()]
     last = effects.reset_index().groupby("pair")["index"].max()
     beneath = decoys["pair"].map(last).to_numpy(dtype=np.int64)

@@ -24,6 +24,7 @@ INSIDE, OUTSIDE = "yes", "no"
 _REGIONS = (".bed", ".narrowpeak", ".broadpeak", ".bedgraph")
 _DELIMITERS = {".tsv": "\t", ".txt": "\t", ".csv": ","}
 _MISSING = ["", "NA", "NaN", "nan"]
+_STRANDS = ("+", "-", ".")
 _WINDOW_ID = re.compile(r"(?P<chrom>.+):(?P<start>\d+)-(?P<end>\d+)(\([+-]\))?")
 
 
@@ -80,7 +81,13 @@ def inside_regions(path: str | Path, sequences: pa.Table) -> pd.Series:
             f"{path}: regions say nothing of sequences without chrom, start and end; give the "
             "label table these columns, or write a table with sequence_id"
         )
-    strands = np.array(sequences["strand"].to_pylist(), dtype=object)
+    strands = np.array(pc.fill_null(sequences["strand"], ".").to_pylist(), dtype=object)
+    unknown = sorted(set(strands) - set(_STRANDS))
+    if unknown:
+        raise AnnotationError(
+            f"{path}: the strand of a sequence is {unknown[0]!r}; write {', '.join(_STRANDS)} in "
+            "the label table"
+        )
     regions = read_regions(path, strand=bool(np.isin(strands, ["+", "-"]).any()))
     chroms = np.array(sequences["chrom"].to_pylist(), dtype=object)
     start, end = (
@@ -111,13 +118,13 @@ def read_values(path: str | Path, name: str) -> pd.Series:
     pandas.Series
         By sequence_id: float64 with NaN where the value is missing, if all values are numbers;
         otherwise str with None where it is missing. True and false of Parquet become ``yes`` and
-        ``no``.
+        ``no``. A value is missing that is null, NaN, or one of the texts "", NA, NaN and nan.
 
     Raises
     ------
     AnnotationError
-        File unreadable, column unknown, no value at all, sequence without a name or named twice,
-        infinite number, or more than `MOST_VALUES` different texts.
+        File unreadable, column unknown or there twice, no value at all, sequence without a name or
+        named twice, infinite number, or more than `MOST_VALUES` different texts.
     """
     path = Path(path)
     ids, values = _columns(path, ["sequence_id", name])
@@ -130,9 +137,11 @@ def read_values(path: str | Path, name: str) -> pd.Series:
             f"{path}: {len(twice)} name(s) stand in more than one row: {_some(list(twice))}; "
             "keep one row for each sequence"
         )
+    categorical = pa.types.is_dictionary(values.type)
+    values = _missing_as_null(values.dictionary_decode() if categorical else values)
     if values.null_count == len(values):
         raise AnnotationError(f"{path}: column {name!r} holds no value at all")
-    numbers = _numbers(values)
+    numbers = None if categorical else _numbers(values)
     if numbers is None:
         return _texts(path, name, values, index)
     infinite = np.flatnonzero(np.isinf(numbers))
@@ -220,6 +229,9 @@ def _columns(path: Path, names: Sequence[str]) -> list[pa.Array]:
                 f"{path} has no column {' and none '.join(map(repr, lacking))}; "
                 f"it has {', '.join(present)}"
             )
+        twice = [name for name in names if present.count(name) > 1]
+        if twice:
+            raise AnnotationError(f"{path} has two columns {twice[0]!r}; keep one")
         if _suffix(path) == ".parquet":
             table = pq.read_table(path, columns=list(names), partitioning=None)
         else:
@@ -243,10 +255,22 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
+def _missing_as_null(values: pa.Array) -> pa.Array:
+    """Make null of what Parquet, unlike the reader of texts, may hold for a missing value."""
+    kind = values.type
+    if pa.types.is_floating(kind):
+        missing = pc.is_nan(values)
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        missing = pc.is_in(values, value_set=pa.array(_MISSING, kind))
+    else:
+        return values
+    return pc.if_else(missing, pa.scalar(None, kind), values)
+
+
 def _numbers(values: pa.Array) -> np.ndarray | None:
     """Return the values as float64 if they are numbers, or texts that all are."""
     kind = values.type
-    if pa.types.is_boolean(kind) or pa.types.is_dictionary(kind):
+    if pa.types.is_boolean(kind):
         return None
     try:
         numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)

@@ -20,6 +20,7 @@ from deepmr.meta.heterogeneity import METHODS, check_method, estimate_tau2, gene
 from deepmr.meta.intervals import check_prediction, i2_h2, prediction_df, q_profile
 from deepmr.meta.result import Array, Result, reason_of, status_of
 from deepmr.mr.drawwise import student_interval
+from deepmr.uncertainty.moderation import moderate
 
 __all__ = [
     "METHODS",
@@ -28,6 +29,8 @@ __all__ = [
     "Pooled",
     "Result",
     "checked",
+    "checked_scatter",
+    "deviation_errors",
     "pool",
     "random_effects",
     "scaled_se",
@@ -133,6 +136,50 @@ def usable(estimates: Array, variances: Array) -> tuple[NDArray[np.bool_], str]:
     said = ", or ".join(words for words, which in causes.items() if which.any())
     where = "" if len(estimates) == 1 else " in a draw"
     return keep, f"{dropped} of {k} sequences left out: {said}{where}"
+
+
+def checked_scatter(scatter: ArrayLike | None, k: int) -> Array | None:
+    """Return the scatter of k estimates (see `deviation_errors`) as float64, if it is given.
+
+    Raises
+    ------
+    ValueError
+        If its shape is not (k,).
+    """
+    given = None if scatter is None else np.asarray(scatter, dtype=np.float64)
+    if given is not None and given.shape != (k,):
+        raise ValueError(f"scatter must have shape ({k},), that of a draw; found {given.shape}")
+    return given
+
+
+def deviation_errors(deviations: Array, variances: Array, scatter: Array | None) -> Array:
+    """Return the variances of the errors of sequences' deviations from what all share.
+
+    Parameters
+    ----------
+    deviations : ndarray, shape (draws, k)
+        Of the estimates of each draw from what was fitted to that draw.
+    variances : ndarray, shape (draws, k)
+        Squared standard errors within the draws, above 0.
+    scatter : ndarray, shape (k,), or None
+        Squared standard errors that the mean estimates would have, were the model without error.
+        Where they are not known, the mean over draws of `variances`, which are made of residuals
+        with the model's error in them, so that it counts more than once.
+
+    Returns
+    -------
+    ndarray, shape (k,)
+        Scatter and (1 + 1/T) times the variance of the deviations over draws; above 0. Few draws
+        know a variance badly, and taken as known it would make heterogeneity of what is none, so
+        the variances of all sequences lend each other strength
+        (`deepmr.uncertainty.moderation`).
+    """
+    own = variances.mean(axis=0)
+    least = np.maximum(_EXACT * own, 1.0 / _LARGE)
+    if scatter is not None:
+        own = np.where((scatter >= 0) & (scatter < _LARGE), scatter, own)
+    between = moderate(deviations.var(axis=0, ddof=1), len(deviations) - 1).variance
+    return np.asarray(np.maximum(own + (1.0 + 1.0 / len(deviations)) * between, least))
 
 
 def pool(estimates: Array, variances: Array, method: str = "REML") -> Pooled:

@@ -40,7 +40,8 @@ class EggerTest:
     slope, slope_se : float
         Change of the effect per unit of standard error.
     statistic, df, p_value : float
-        slope/slope_se, its degrees of freedom (infinite: normal) and two-sided p-value.
+        slope/slope_se (infinite for a line without scatter), its degrees of freedom (infinite:
+        normal) and two-sided p-value.
     limit, limit_low, limit_high : float
         The effect where the standard error goes to 0, with its 95 % interval.
     k, n_dropped : int
@@ -165,10 +166,12 @@ def egger_test(
     if status in ("constant_covariate", "collinear_covariates"):
         status, reason = "equal_standard_errors", "all standard errors are the same"
     slope, se = float(fit.coefficients[1]), float(fit.se[1])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        statistic = float(np.divide(slope, se))
     return EggerTest(
         slope=slope,
         slope_se=se,
-        statistic=slope / se if se > 0 else np.nan,
+        statistic=statistic,
         df=float(fit.df[1]),
         p_value=float(fit.p_value[1]),
         limit=float(fit.coefficients[0]),

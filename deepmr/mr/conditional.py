@@ -138,9 +138,11 @@ def estimate_conditional(
     dict of str to Estimates
         By method, in the order of `items`. ``conditional_f`` is among the values: the strength
         that the instruments have for the exposure beside the others, with the error correlation
-        of the exposures over the draws; 1 on average without any. Status: ``ok``,
-        ``too_few_instruments``, ``collinear_exposures`` (of the mean effects or in a draw),
-        ``not_estimable`` or the status of the item. There are no diagnostics of a single line.
+        of the exposures over the draws, one for all instruments of a sequence; 1 on average
+        without any, where the standard errors are known (few draws know them badly). Status:
+        ``ok``, ``too_few_instruments``, ``collinear_exposures`` (of the mean effects or in a
+        draw), ``not_estimable`` or the status of the item. There are no diagnostics of a single
+        line.
 
     Raises
     ------
@@ -153,7 +155,7 @@ def estimate_conditional(
             n, k = data.bx.shape[1:]
             strength = np.full(len(indices), np.nan)
             if n >= k:
-                strength = conditional_f(data.bx, data.se_x, _error_correlation(draws_x))
+                strength = conditional_f(data.bx, data.se_x, _error_correlation(draws_x, data.se_x))
                 strength = strength[:, exposure]
             for name, result in results.items():
                 orient = exposure if name == "mv_egger" else None
@@ -231,16 +233,22 @@ def _write(
     result.draws_se[indices[determined]] = draws_se[determined]
 
 
-def _error_correlation(draws_x: Array) -> Array:
-    """Correlation over the draws of an instrument's effects, (sequences, n, K, K)."""
-    deviation = draws_x - draws_x.mean(axis=1, keepdims=True)
-    product = (deviation[..., :, None] * deviation[..., None, :]).sum(axis=1)
-    size = np.sqrt((deviation * deviation).sum(axis=1))
-    correlation = product / (size[..., :, None] * size[..., None, :])
-    # Two draws correlate by 1 exactly.
+def _error_correlation(draws_x: Array, se_x: Array) -> Array:
+    """Correlation of the errors of an instrument's effects, (sequences, 1, K, K).
+
+    Of all instruments of a sequence together, each in units of its standard errors. That of a
+    single one is known from its few draws only: two correlate by 1 exactly, and even ten leave
+    errors of exposures that correlate by .8 a strength of 1.3 on average where there is none.
+    """
+    deviation = (draws_x - draws_x.mean(axis=1, keepdims=True)) / se_x[:, None]
+    flat = deviation.reshape(len(deviation), -1, deviation.shape[-1])
+    product = np.swapaxes(flat, 1, 2) @ flat
+    size = np.sqrt(np.einsum("skk->sk", product))
+    correlation = product / (size[:, :, None] * size[:, None, :])
+    # Effects that are the same but for rounding have no contrast with an error above 0.
     correlation = np.clip(correlation, -0.999, 0.999)
-    np.einsum("snkk->snk", correlation)[...] = 1.0
-    return correlation
+    np.einsum("skk->sk", correlation)[...] = 1.0
+    return np.asarray(correlation[:, None])
 
 
 def _empty(items: Sequence[ConditionalInstruments]) -> Estimates:

@@ -91,4 +91,5 @@ def _separate(cycle: list[str], window_of: Mapping[str, Window]) -> None:
         after = (k + 1) % n
         crowded = overlap(window_of[cycle[k]], window_of[cycle[after]])
         # Begin again after an exchange: it may make room for a pair that nothing helped before.
-        k = 0 if crowded and any(exchanged(after, other) for other in range(n)) else k + 1
+        moved = crowded and any(exchanged(one, other) for one in (after, k) for other in range(n))
+        k = 0 if moved else k + 1

@@ -111,6 +111,8 @@ class SequenceEffects:
             Instrument rule of each exposure of the outcome. Another exposure that has no
             instruments in this sequence adds none, one that has fewer than the minimum adds those.
         """
+        if len(self.on(question.outcome).draws) < 2:
+            return ConditionalInstruments.none("too_few_draws", len(rules))
         own = self.selection(question.exposure, question.rule)
         if own.status != "ok":
             return ConditionalInstruments.none(own.status, len(rules), int(own.mask.sum()))
@@ -119,9 +121,6 @@ class SequenceEffects:
         return self._unions[question.outcome]
 
     def _union(self, outcome: str, rules: Mapping[str, str]) -> ConditionalInstruments:
-        count = len(rules)
-        if len(self.on(outcome).draws) < 2:
-            return ConditionalInstruments.none("too_few_draws", count)
         selections = [self.selection(*one) for one in rules.items()]
         mask = np.logical_or.reduce([one.mask for one in selections])
         n = int(mask.sum())
@@ -129,7 +128,7 @@ class SequenceEffects:
         x = [self.on(exposure).using(selections[0].draws) for exposure in rules]
         y = self.on(outcome).using(selections[0].draws)
         if len(y.draws) < 2:
-            return ConditionalInstruments.none("too_few_draws", count, n)
+            return ConditionalInstruments.none("too_few_draws", len(rules), n)
         return ConditionalInstruments(
             np.stack([one.point[mask] for one in x], axis=-1),
             np.stack([one.se[mask] for one in x], axis=-1),

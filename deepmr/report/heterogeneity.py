@@ -18,6 +18,8 @@ _CONVENTIONS = {
     "t_k-1": "t with k − 1 degrees of freedom",
     "normal": "the normal quantile",
 }
+_EQUAL = "FE"
+"""The combination that takes tau2 for 0 and does not estimate it."""
 Key = tuple[str, str, str]
 Row = Mapping[str, object]
 
@@ -110,6 +112,8 @@ def _summary(
 
 def _spread_words(effect: Effect) -> str:
     row = effect.row
+    if row["combination"] == _EQUAL:
+        return f"{_EQUAL} takes one effect for all sequences; how far they differ is not estimated"
     tau2, low = as_float(row["tau2"]), as_float(row["tau2_low"])
     if not np.isfinite(tau2):
         why = wording.reason(row["reason"])
@@ -154,7 +158,7 @@ def _spread(effects: Sequence[Effect], found: Sequence[Answer]) -> Table:
                 effect_name(effect, found),
                 Cell(f"{as_count(row['k'])}", wording.reason(row["reason"])),
                 wording.with_interval(effect),
-                _root(row),
+                "–" if row["combination"] == _EQUAL else _root(row),
                 _bounded(row, "i2", 0),
                 _bounded(row, "h2", 2),
                 wording.p_value(as_float(row["q_p"]), ""),

@@ -47,8 +47,8 @@ def of_inferences(found: Sequence[Answer]) -> Section:
 def _summary(known: Sequence[Effect], found: Sequence[Answer]) -> list[str]:
     text = [
         "Draw-wise is used: one network made the estimates of all sequences, so its errors are "
-        "shared. A whole meta-analysis is made in each draw of the network, and how much the draws "
-        "disagree stays in the interval however many sequences there are."
+        "shared. A whole meta-analysis is made in each draw of the network, and what a draw gets "
+        "wrong in all sequences alike stays in the interval however many sequences there are."
     ]
     shown = next((e for e in known if e.sign), next(iter(known), None))
     if shown is None:
@@ -57,10 +57,12 @@ def _summary(known: Sequence[Effect], found: Sequence[Answer]) -> list[str]:
     if np.isfinite(fmi):
         text.append(
             f"Of the variance of {effect_name(shown, found)}, {wording.percent(fmi)} is error of "
-            "the network (the fraction of missing information), which no further sequence removes."
+            "the network (the fraction of missing information). Further sequences remove of it "
+            "only what is not the same in all of them."
         )
     if shown.diagonal is not None:
-        ratio = as_float(shown.row["se"]) / as_float(shown.diagonal["se"])
+        diagonal_se = as_float(shown.diagonal["se"])
+        ratio = as_float(shown.row["se"]) / diagonal_se if diagonal_se > 0 else np.nan
         times = f", {wording.number(ratio, 1)} times as narrow" if ratio > 1 else ""
         text.append(
             f"A diagonal analysis takes every sequence for an independent study and would claim "

@@ -151,7 +151,7 @@ def _small_study(rows: Sequence[Diagnosed], found: Sequence[Answer]) -> Table:
                 wording.p_value(as_float(row["rank_p"]), ""),
                 _like(effect, effect.estimate),
                 wording.number(as_float(row["trim_fill_k0"]), 0),
-                _like(effect, as_float(row["trim_fill_estimate"])),
+                _marked(_like(effect, as_float(row["trim_fill_estimate"])), effect, row),
             )
             for effect, row in rows
         ),
@@ -165,17 +165,19 @@ def _carried(rows: Sequence[Diagnosed], found: Sequence[Answer]) -> list[str]:
     fragile = [(e, r) for e, r in known if _is_fragile(e, r)]
     if fragile:
         return [
-            f"{effect_name(e, found)} hangs on one sequence: without it the estimate lies between "
-            f"{_like(e, as_float(r['without_one_low']))} and "
+            f"{effect_name(e, found)} hangs on one sequence: leaving one out, whichever it is, "
+            f"puts the estimate{_by(e, r)} between {_like(e, as_float(r['without_one_low']))} and "
             f"{_like(e, as_float(r['without_one_high']))}."
             for e, r in fragile
         ]
-    most = max(_moved(e, r) for e, r in known)
     names = wording.joined([effect_name(e, found) for e, _ in known])
-    return [
-        f"No single sequence carries {names}: leaving any one out moves the estimate by at most "
-        f"{wording.percent(most) if most >= 0.005 else f'1{wording.NBSP}%'} of it."
-    ]
+    text = f"No single sequence carries {names}: leaving any one out"
+    other = next((_by(e, r) for e, r in known if _by(e, r)), None)
+    if other is not None:
+        return [f"{text} does not change the sign of the estimate{other}."]
+    most = max(_moved(e, r) for e, r in known)
+    share = wording.percent(most) if most >= 0.005 else f"1{wording.NBSP}%"
+    return [f"{text} moves the estimate by at most {share} of it."]
 
 
 def _influence(
@@ -193,7 +195,9 @@ def _influence(
                 effect_name(effect, found),
                 _counted(row),
                 _like(effect, effect.estimate),
-                f"{_like(effect, low)} to {_like(effect, high)}" if np.isfinite(low) else "–",
+                _marked(f"{_like(effect, low)} to {_like(effect, high)}", effect, row)
+                if np.isfinite(low)
+                else "–",
                 wording.number(as_float(row["n_influential"]), 0),
                 str(name) if isinstance(name, str) and name else "–",
                 "–" if one is None else _weight(as_float(one["weight"])),
@@ -222,6 +226,12 @@ def _counted(row: Row) -> str | Cell:
     return Cell(f"{as_count(row['k'])}", wording.reason(row["reason"]))
 
 
+def _marked(text: str, effect: Effect, row: Row) -> str | Cell:
+    """Return a value, with the combination below it where that is not the effect's own."""
+    by = _by(effect, row).strip()
+    return Cell(text, by) if by else text
+
+
 def _like(effect: Effect, value: float) -> str:
     """Return a number with the decimals of the effect's interval."""
     return wording.number(value, wording.decimals(effect.ci_low, effect.ci_high))
@@ -231,7 +241,16 @@ def _is_fragile(effect: Effect, row: Row) -> bool:
     low, high = as_float(row["without_one_low"]), as_float(row["without_one_high"])
     if not effect.sign or not np.isfinite([low, high]).all():
         return False
-    return low < effect.ci_low or high > effect.ci_high or low <= 0 <= high
+    if low <= 0 <= high:
+        return True
+    # An interval of the median says nothing of where REML lies.
+    return not _by(effect, row) and (low < effect.ci_low or high > effect.ci_high)
+
+
+def _by(effect: Effect, row: Row) -> str:
+    """Return by which combination a diagnostic is, where the effect's own cannot give it."""
+    used = str(row["combination"])
+    return "" if used == effect.row["combination"] else f" by {used}"
 
 
 def _moved(effect: Effect, row: Row) -> float:

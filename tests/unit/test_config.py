@@ -80,13 +80,16 @@ def test_contradiction_is_named_with_its_key(config, key, value, message):
 def test_annotations_have_names_that_a_table_can_hold(config):
     config["meta"]["annotations"] = {"enhancer": "a.bed", "chrom_state2": "b.tsv"}
     configuration.check(config)
-    config["meta"]["annotations"] = {"gc": "a.bed", "intercept": "b.tsv", "a=b": "c.bed"}
+    config["meta"]["annotations"] = dict.fromkeys(
+        ("gc", "intercept", "a=b", "sequence_id"), "a.bed"
+    )
     with pytest.raises(configuration.ConfigError) as caught:
         configuration.check(config)
     for part in (
         "meta.annotations.gc: every regression has a term of this name; rename it",
         "meta.annotations.intercept: every regression has",
         "meta.annotations: 'a=b' is a stratum's name",
+        "meta.annotations.sequence_id: the column that names sequences; rename it",
     ):
         assert part in str(caught.value)
 

@@ -156,6 +156,17 @@ def test_global_effects_show_both_directions_and_the_truth(global_rows):
     assert "simulated truth" in texts(causal.global_effects(known))
 
 
+def test_an_estimate_without_an_interval_is_in_the_panel(global_rows):
+    # The median of a single sequence.
+    ends = ["ci_low", "ci_high", "pi_low", "pi_high"]
+    rows = global_rows.assign(**dict.fromkeys(ends, np.nan), estimate=[3.0, -2.0] * 3)
+    decoys = dict.fromkeys(("decoy_ci_low", "decoy_ci_high"), np.nan)
+    rows = rows.assign(decoy_estimate=[5.0, np.nan] * 3, **decoys)
+    low, high = causal.global_effects(rows).axes[0].get_xlim()
+    assert low < -2
+    assert high > 5
+
+
 def test_a_decoy_stands_beneath_its_pair(global_rows):
     decoys = {f"decoy_{name}": np.nan for name in ("estimate", "ci_low", "ci_high")}
     rows = global_rows.assign(**decoys)

@@ -222,6 +222,13 @@ def test_the_global_effect_as_a_result():
         _ = cluster_robust(y, v, clusters, x).result
 
 
+def test_a_single_sequence_says_why_the_others_are_left_out():
+    found = cluster_robust([0.1, np.nan, 0.3], [0.1, 0.1, 0.0], ["a", "b", "c"])
+    assert (found.status, found.n_dropped) == ("single_sequence", 2)
+    assert found.reason.startswith("2 of 3 sequences left out: ")
+    assert found.reason.endswith("; a single sequence tells nothing of the scatter of clusters")
+
+
 @pytest.mark.parametrize(
     ("k", "clusters", "status"),
     [

@@ -118,6 +118,45 @@ def test_integers_are_numbers_and_truth_values_are_texts(tmp_path: Path) -> None
     assert read_values(mixed, "n").tolist() == ["3", "many"]
 
 
+def test_missing_values_of_parquet_are_those_of_text(tmp_path: Path) -> None:
+    path = tmp_path / "t.parquet"
+    texts = ["x", "", "NA"]
+    columns = {
+        "sequence_id": ["s0", "s1", "s2"],
+        "text": texts,
+        "category": pa.array(texts).dictionary_encode(),
+        "number": ["1.5", "NaN", ""],
+        "none": pa.array([np.nan] * 3),
+        "empty": ["", "", "nan"],
+    }
+    pq.write_table(pa.table(columns), path)
+    for name in ("text", "category"):
+        assert read_values(path, name).tolist() == ["x", None, None]
+        strata = annotation_strata(sequences(["ACGT"] * 3), {name: path})
+        assert {label: list(ids) for label, ids in strata.items()} == {f"{name}=x": ["s0"]}
+    np.testing.assert_array_equal(read_values(path, "number"), [1.5, np.nan, np.nan])
+    for name in ("none", "empty"):
+        with pytest.raises(AnnotationError, match=f"column '{name}' holds no value at all"):
+            read_values(path, name)
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "t.tsv", "sequence_id\ta\ta\ns0\t1\t2\n")
+    with pytest.raises(AnnotationError, match=r"t\.tsv has two columns 'a'; keep one"):
+        read_values(path, "a")
+
+
+def test_a_sequence_without_a_strand_is_on_both(tmp_path: Path) -> None:
+    bed = write(tmp_path / "a.bed", "chr1\t0\t4\tr\t0\t-\n")
+    some = sequences(["ACGT"] * 3, places=[("chr1", 0, 4)] * 3)
+    at = some.column_names.index("strand")
+    stranded = some.set_column(at, "strand", pa.array([None, "+", "-"]))
+    assert annotate(stranded, {"a": bed})["a"].tolist() == ["yes", "no", "yes"]
+    odd = some.set_column(at, "strand", pa.array([None, "+", "?"]))
+    with pytest.raises(AnnotationError, match=r"the strand of a sequence is '\?'; write \+, -, \."):
+        annotate(odd, {"a": bed})
+
+
 def test_strata_are_ordered_and_hold_their_sequences(tmp_path: Path) -> None:
     table = write(tmp_path / "t.tsv", "sequence_id\tb\ns0\tz\ns1\ta\ns2\tz\n")
     bed = write(tmp_path / "a.bed", "chr1\t100\t104\n")

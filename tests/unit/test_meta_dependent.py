@@ -437,6 +437,10 @@ def test_clusters_that_tell_nothing_have_a_status():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (
+            lambda: working_weights([1.0], Diagonal([1.0]), "mean"),
+            "'mean' is unknown; write one of",
+        ),
         (lambda: combine_dependent([1.0], Diagonal([1.0]), "DL"), "'DL' is unknown; write one of"),
         (lambda: combine_dependent([1.0], Diagonal([1.0]), test="f"), "test 'f' is unknown"),
         (lambda: combine_dependent([1.0], Diagonal([1.0, 2.0])), r"shape \(2,\)"),

@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import chdtrc
 from scipy.stats import t
 
 from deepmr import meta, mr
 from deepmr.meta.combine import METHODS, TESTS
+from deepmr.meta.effective_df import effective_df, tau2_bounds
 from deepmr.meta.intervals import PREDICTIONS
 from deepmr.mr.drawwise import rubin
+from deepmr.uncertainty.moderation import moderate
 
 
 def drawn(n_draws=15, k=12, seed=2):
@@ -37,10 +40,20 @@ def test_draw_wise_is_the_analysis_of_each_draw_combined(method, test):
     p_value = 2 * t.sf(abs(result.estimate) / result.se, result.df)
     assert result.p_value == pytest.approx(p_value)
     assert (result.k, result.status, result.test, result.reason) == (12, "ok", test, "")
-    errors = v.mean(0) + (1 + 1 / 15) * (y - estimates[:, None]).var(axis=0, ddof=1)
+    deviations = y - estimates[:, None]
+    errors = v.mean(0) + (1 + 1 / 15) * moderate(deviations.var(axis=0, ddof=1), 14).variance
     beyond = meta.random_effects(y.mean(0), errors, method)
-    for name in ("tau2", "i2", "h2", "q", "q_p", "tau2_low", "tau2_high", "i2_low", "h2_high"):
+    for name in ("tau2", "i2", "h2", "q"):
         assert getattr(result, name) == pytest.approx(getattr(beyond, name), nan_ok=True), name
+    h = effective_df(deviations, errors, 0.0)
+    assert result.q_p == pytest.approx(chdtrc(h, result.q * h / 11))
+    if method != "FE":
+        bounds = tau2_bounds(y.mean(0), deviations, errors, result.tau2)
+        assert (result.tau2_low, result.tau2_high) == pytest.approx(bounds)
+        w = 1 / errors
+        typical = 11 / (w.sum() - (w**2).sum() / w.sum())
+        assert result.h2_high == pytest.approx(1 + result.tau2_high / typical)
+        assert result.i2_low == pytest.approx(100 * bounds[0] / (bounds[0] + typical))
     if method == "FE":
         assert np.isnan([result.pi_low, result.tau2_low, result.i2_high]).all()
     else:
@@ -264,6 +277,10 @@ def test_median_of_few_sequences():
             lambda: meta.draw_wise(np.ones((2, 3)), np.ones((2, 3)), prediction="x"),
             "prediction 'x' is unknown; write one of metafor, hts",
         ),
+        (
+            lambda: meta.draw_wise(np.ones((2, 3)), np.ones((2, 3)), scatter=[1.0]),
+            r"scatter must have shape \(3,\), that of a draw; found \(1,\)",
+        ),
         (lambda: meta.median([1.0, 2.0]), r"draws must have shape \(draws, k\); found \(2,\)"),
         (lambda: meta.median(np.empty((0, 2))), r"found \(0, 2\)"),
     ],
@@ -274,7 +291,10 @@ def test_bad_input(call, message):
 
 
 def replicate(rng, theta=0.7, n_sequences=40, n=24, n_draws=30, shared=0.1, own=0.07):
-    """Effects of one trained model: its error is shared by sequences, X and Y, and mutations."""
+    """Effects of one trained model: its error is shared by sequences, X and Y, and mutations.
+
+    `theta` is a number, or an effect for each sequence, shape (sequences, 1).
+    """
     profile = -np.abs(rng.normal(1, 0.6, n))
     site = rng.uniform(0.4, 1.2, (n_sequences, 1))
     bx = profile * site * (1 + 0.3 * rng.normal(size=(n_sequences, n)))
@@ -320,3 +340,53 @@ def test_coverage_where_sequences_share_the_error_of_the_model():
     assert coverage["global_diagonal"] < 0.5, coverage
     assert 0.92 <= coverage["local"] <= 0.97, coverage
     assert coverage["local_diagonal"] < coverage["local"], coverage
+
+
+def test_heterogeneity_counts_the_error_of_mutations_once():
+    rng = np.random.default_rng(5)
+    tau2, rounds = 0.01, 60
+    given, residual, held = [], [], []
+    for _ in range(rounds):
+        x, y = replicate(rng, 0.7 + np.sqrt(tau2) * rng.normal(size=(40, 1)), own=0.15)
+        table = mr.estimate(
+            x.mean(1), x.std(1, ddof=1), y.mean(1), y.std(1, ddof=1), ("egger",),
+            draws_x=x, draws_y=y,
+        )  # fmt: skip
+        draws, errors = np.stack(table["draws"]).T, np.stack(table["draws_se"]).T ** 2
+        given.append(meta.draw_wise(draws, errors, scatter=table["se_within"] ** 2))
+        residual.append(meta.draw_wise(draws, errors))
+        # What a mean effect is diluted by, its spread is too.
+        held.append(given[-1].estimate / 0.7)
+    diluted = tau2 * np.mean(held) ** 2
+    found = np.array([one.tau2 for one in given])
+    assert found.mean() == pytest.approx(diluted, abs=3 * found.std() / np.sqrt(rounds))
+    assert np.mean([one.tau2 for one in residual]) < 0.8 * diluted
+    for one, other in zip(given, residual, strict=True):
+        assert (one.estimate, one.se, one.df) == (other.estimate, other.se, other.df)
+
+
+def test_scatter_stands_in_the_place_of_the_errors_of_the_draws():
+    y, v = drawn(30, 12)
+    scatter = np.linspace(0.0, 0.3, 12)
+    scatter[3], v[0, 7] = np.nan, 0.0
+    result = meta.draw_wise(y, v, "PM", scatter=scatter)
+    keep = np.arange(12) != 7
+    y, own = y[:, keep], np.where(np.isnan(scatter), v.mean(0), scatter)[keep]
+    mu = [meta.random_effects(a, b, "PM").estimate for a, b in zip(y, v[:, keep], strict=True)]
+    spread = (y - np.array(mu)[:, None]).var(axis=0, ddof=1)
+    errors = own + (1 + 1 / 30) * moderate(spread, 29).variance
+    expected = meta.random_effects(y.mean(0), errors, "PM")
+    for name in ("tau2", "i2", "q"):
+        assert getattr(result, name) == pytest.approx(getattr(expected, name)), name
+
+
+def test_no_scatter_at_all_is_no_crash():
+    y, v = np.tile([0.5, 0.7, 0.6], (4, 1)), np.full((4, 3), 0.01)
+    result = meta.draw_wise(y, v, scatter=np.zeros(3))
+    assert np.isfinite([result.tau2, result.q, result.i2_high, result.pi_low]).all()
+
+
+def test_median_of_sequences_that_agree_says_why_there_is_no_interval():
+    result = meta.median(np.full((5, 4), 0.3))
+    assert (result.estimate, result.se) == (0.3, 0.0)
+    assert result.reason.startswith("the standard error is 0")

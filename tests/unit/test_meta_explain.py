@@ -37,6 +37,7 @@ def rows_of(draws: np.ndarray, draws_se: np.ndarray, **others: object) -> pd.Dat
             "stratum": ["bound" if i % 2 else "unbound" for i in range(k)],
             "estimate": total.estimate,
             "se": total.se,
+            "se_within": total.se_within,
             "status": ["ok"] * k,
             "draws": list(draws.T),
             "draws_se": list(draws_se.T),
@@ -358,3 +359,16 @@ def test_the_order_of_rows_does_not_matter(run: dict, seed: int) -> None:
     first, second = explained(run), explained(run, order)
     for name in ("sequence_effects", "meta_regression", "meta_diagnostics"):
         assert getattr(first, name).equals(getattr(second, name)), name
+
+
+def test_a_sequence_that_has_all_the_weight_can_be_left_out() -> None:
+    draws, variances = np.tile([0.5, 0.7], (5, 1)), np.tile([1e-30, 1.0], (5, 1))
+    judged = evidence(Estimated.of(rows_of(draws, np.sqrt(variances))), "REML")
+    np.testing.assert_allclose(judged.without, [0.7, 0.5], rtol=1e-12)
+
+
+@pytest.mark.parametrize(("k", "known"), [(1, False), (2, False), (3, True)])
+def test_too_few_sequences_are_not_said_to_be_without_influence(k: int, known: bool) -> None:
+    rows = rows_of(*simulated(np.linspace(0.4, 0.6, k)))
+    table = judged_table(rows)
+    assert (table["influential"].notna() == known).all()

@@ -336,3 +336,10 @@ def test_many_sequences():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call(*simulate(0))
+
+
+def test_a_line_without_scatter_has_a_statistic_that_agrees_with_its_p_value():
+    x = np.linspace(0.1, 1.0, 6)
+    found = egger_test(1 + 2 * x, x * x, "lm")
+    assert (found.slope_se, found.statistic, found.p_value) == (0.0, np.inf, 0.0)
+    assert "fit exactly" in found.reason

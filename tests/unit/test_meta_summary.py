@@ -31,6 +31,7 @@ def mr_table(n_draws=12, seed=0):
                         "instrument_rule": "motif",
                         "estimate": draws.mean() if status == "ok" else np.nan,
                         "se": 0.22 if status == "ok" else np.nan,
+                        "se_within": 0.02 if status == "ok" else np.nan,
                         "estimate_diagonal": draws.mean() if status == "ok" else np.nan,
                         "conditional_f": np.nan,
                         "se_diagonal": 0.1 if status == "ok" else np.nan,
@@ -109,7 +110,9 @@ def test_test_and_prediction_interval_are_those_asked_for():
     )
     own = table.query("pair == 'A_B' and direction == 'reverse' and status == 'ok'")
     draws, errors = (np.stack(own[name]).T for name in ("draws", "draws_se"))
-    expected = meta.draw_wise(draws, errors**2, "DL", "knha", prediction="hts")
+    expected = meta.draw_wise(
+        draws, errors**2, "DL", "knha", prediction="hts", scatter=own["se_within"] ** 2
+    )
     for name in ("estimate", "se", "df", "fmi", "tau2_high", "pi_low", "pi_high", "test"):
         assert row[name] == getattr(expected, name), name
     assert row["pi_kind"] == "hts"

@@ -128,13 +128,32 @@ def test_mean_effects_give_what_the_api_gives(method, exposure):
 
 def test_strength_counts_the_correlation_of_the_errors():
     item = joint(5)
-    rho = [np.corrcoef(item.draws_x[:, j], rowvar=False) for j in range(item.by.size)]
-    direct = estimate_multivariable(
-        item.bx, item.se_x, item.by, item.se_y, error_correlation=np.array(rho)
-    )
+    errors = ((item.draws_x - item.bx) / item.se_x).reshape(-1, 2)
+    product = errors.T @ errors
+    rho = product / np.sqrt(np.outer(np.diag(product), np.diag(product)))
+    assert 0.0 < abs(rho[0, 1]) < 0.1
+    direct = estimate_multivariable(item.bx, item.se_x, item.by, item.se_y, error_correlation=rho)
     for exposure in (0, 1):
         found = one(item, exposure)["conditional_f"]
         assert found == pytest.approx(direct["conditional_f"][exposure], rel=1e-9)
+
+
+@pytest.mark.parametrize("n_draws", [2, 5, 30])
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+def test_few_draws_of_correlated_errors_are_no_strength(n_draws, correlation):
+    # No effect at all; standard errors known, as those of an ensemble are moderated to be.
+    rng = np.random.default_rng(4)
+    half = np.linalg.cholesky([[1.0, correlation], [correlation, 1.0]])
+    se = np.exp(rng.normal(size=(40, 1))) * np.ones(2)
+    found = []
+    for _ in range(200):
+        draws = se * (rng.normal(size=(n_draws + 1, 40, 2)) @ half.T)
+        draws_x = draws[0] + draws[1:]
+        item = replace(joint(0, n_draws=n_draws), draws_x=draws_x, bx=draws_x.mean(0), se_x=se)
+        found.append(one(item)["conditional_f"])
+    # The mean of the draws has their error beside its own.
+    assert np.mean(found) == pytest.approx(1.0 + 1.0 / n_draws, rel=0.1)
+    assert max(found) < 5
 
 
 @pytest.mark.parametrize("orient", [None, 0, 1])
@@ -413,6 +432,15 @@ def test_halves_are_judged_and_estimated_apart(stored):
     conditional = frame[frame["method"] == "mv_ivw"]
     assert conditional["draws"].map(len).eq(N_DRAWS // 2).all()
     assert set(conditional["status"]) == {"ok"}
+
+
+@pytest.mark.parametrize("rule", ["all", "strength_halves"])
+def test_one_draw_is_too_few(stored, monkeypatch, rule):
+    monkeypatch.setattr(toy, "N_DRAWS", 1)
+    monkeypatch.setattr(f"{__name__}.N_DRAWS", 1)
+    frame = estimated(stored([2]), settings=replace(SETTINGS, rule=rule)).to_pandas()
+    assert set(frame["method"]) == {"ivw", *METHODS}
+    assert set(frame["status"]) == {"too_few_draws"}
 
 
 def test_probability_scale_knows_the_kinds(stored):

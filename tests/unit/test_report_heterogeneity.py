@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -112,6 +114,18 @@ def test_spread_and_shares_of_effects_that_differ_from_0():
 )
 def test_spread_in_words(values, said):
     assert said in plain(differ(main(values, **CAUSAL)).summary[0])
+
+
+def test_one_effect_for_all_is_no_estimate_of_their_spread():
+    values = {"combination": "FE", "tau2": 0.0, "tau2_low": np.nan, "tau2_high": np.nan}
+    meta = main(values | {"pi_low": np.nan, "pi_high": np.nan})
+    equal = replace(SETTINGS, combination="FE")
+    of_equal = answers(meta, LOCAL, toy_report.PAIRS, None, equal)
+    section = of_heterogeneity(meta, TABLES["meta_diagnostics"], of_equal, equal)
+    assert plain(section.summary[0]).startswith(
+        "GATA1 → open: FE takes one effect for all sequences; how far they differ is not estimated."
+    )
+    assert cells(section.spread)[0][3] == "–"
 
 
 def test_sequences_left_out_are_counted_beside_the_rest():
@@ -378,7 +392,8 @@ def test_an_effect_that_hangs_on_one_sequence_is_warned_of(values, said):
     diagnostics = changed("meta_diagnostics", values, **CAUSAL)
     (text,) = studied(diagnostics).influence_summary
     assert plain(text).startswith(
-        "GATA1 → open hangs on one sequence: without it the estimate lies"
+        "GATA1 → open hangs on one sequence: leaving one out, whichever it is, puts the estimate "
+        "between"
     )
     assert plain(text).endswith(said)
     (check,) = influence_checks(diagnostics, found())
@@ -387,11 +402,36 @@ def test_an_effect_that_hangs_on_one_sequence_is_warned_of(values, said):
     assert check.text.startswith(f"GATA1 → open ({name}):")
 
 
+def test_leaving_one_out_by_reml_is_not_held_against_a_median():
+    apart = changed("meta_diagnostics", {"without_one_low": 0.5, "without_one_high": 0.6}, **CAUSAL)
+    median = replace(SETTINGS, combination="median")
+    of_median = answers(TABLES["meta"], LOCAL, toy_report.PAIRS, None, median)
+    assert influence_checks(apart, found()) != []
+    assert influence_checks(apart, of_median) == []
+    section = of_small_study(apart, TABLES["sequence_effects"], of_median)
+    assert [plain(text) for text in section.influence_summary] == [
+        "No single sequence carries GATA1 → open and open → JUND: leaving any one out does not "
+        "change the sign of the estimate by REML."
+    ]
+    assert cells(section.influence)[0][3] == "0.50 to 0.60|by REML"
+    assert cells(section.small_study)[0][-1].endswith("|by REML")
+    other_sign = changed("meta_diagnostics", {"without_one_low": -0.5}, **CAUSAL)
+    assert len(influence_checks(other_sign, of_median)) == 1
+    section = of_small_study(other_sign, TABLES["sequence_effects"], of_median)
+    assert "puts the estimate by REML between −0.50 and" in plain(section.influence_summary[0])
+
+
 def test_three_inferences_in_words_and_numbers():
     section = of_inferences(found())
     first, doubt, diagonal, chromosomes = (plain(text) for text in section.summary)
     assert first.startswith("Draw-wise is used: one network made the estimates of all sequences")
-    assert doubt.startswith("Of the variance of GATA1 → open, 91 % is error of the network")
+    assert first.endswith(
+        "wrong in all sequences alike stays in the interval however many sequences there are."
+    )
+    assert doubt == (
+        "Of the variance of GATA1 → open, 91 % is error of the network (the fraction of missing "
+        "information). Further sequences remove of it only what is not the same in all of them."
+    )
     assert diagonal == (
         "A diagonal analysis takes every sequence for an independent study and would claim "
         "0.930 [0.895, 0.965], 3.2 times as narrow."
@@ -427,6 +467,13 @@ def test_inferences_that_are_not_there_are_dashes():
 def test_a_diagonal_interval_that_is_wider_is_not_called_narrow():
     meta = changed("meta", {"se": 0.2}, inference="diagonal")
     assert "times as narrow" not in " ".join(of_inferences(found(meta)).summary)
+
+
+def test_a_diagonal_error_of_0_is_no_ratio():
+    meta = changed("meta", {"se": 0.0}, inference="diagonal")
+    section = of_inferences(found(meta))
+    assert "times as narrow" not in " ".join(section.summary)
+    assert cells(section.table)[0][-1] == "–"
 
 
 def test_decoys_and_conditional_effects_stand_only_among_the_views():

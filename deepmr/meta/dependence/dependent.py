@@ -32,6 +32,7 @@ from deepmr.meta.combine import pool, usable
 from deepmr.meta.dependence.error_covariance import ErrorCovariance
 from deepmr.meta.dependence.likelihood import Model, q_profile
 from deepmr.meta.dependence.marginal import Array, Membership
+from deepmr.meta.heterogeneity import check_method
 from deepmr.meta.result import Result, reason_of, status_of
 from deepmr.mr.drawwise import student_interval
 
@@ -200,6 +201,7 @@ def working_weights(
     ValueError
         If method or test is unknown or shapes disagree.
     """
+    check_method(method)
     y, v, _, empty = _prepared(estimates, covariance, test)
     if y.size < 2:
         return _few(y, v, empty)

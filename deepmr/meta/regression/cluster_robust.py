@@ -232,7 +232,8 @@ def _joined(*reasons: str) -> str:
 def _shortage(data: Data, n_clusters: int, plain: bool) -> tuple[str, str]:
     """Return the status, empty if there is enough of everything, and the reason."""
     if plain and data.k == 1:
-        return "single_sequence", "a single sequence tells nothing of the scatter of clusters"
+        one = "a single sequence tells nothing of the scatter of clusters"
+        return "single_sequence", _joined(data.left_out, one)
     if not data.solvable:
         return data.status, data.reason
     if n_clusters == 1:

@@ -36,6 +36,8 @@ class Data:
         Sequences used.
     n_dropped : int
         Those left out.
+    left_out : str
+        Why they were; empty if none were.
     status, reason : str
         ``ok``, ``few_sequences``, ``no_sequences``, ``too_few_sequences``,
         ``constant_covariate`` or ``collinear_covariates``, and in words.
@@ -49,6 +51,7 @@ class Data:
     intercept: int | None
     kept: NDArray[np.bool_]
     n_dropped: int
+    left_out: str
     status: str
     reason: str
 
@@ -123,6 +126,7 @@ def complete_cases(
         if lost:
             reasons.append(f"{lost} of {kept.size} sequences left out: {lack}")
         kept = kept & have
+    left_out = "; ".join(reasons)
     intercept = _intercept(x[known])
     labels = _names(names, x.shape[1], intercept)
     # Contiguous, so that sums of a row do not depend on the other rows.
@@ -157,7 +161,7 @@ def complete_cases(
         reasons.append(f"{k} sequences and {p} coefficients hardly tell the scatter of the effects")
     return Data(
         y, v, q, to_names, labels, intercept, kept,
-        int((~kept).sum()), status, "; ".join(reasons),
+        int((~kept).sum()), left_out, status, "; ".join(reasons),
     )  # fmt: skip
 
 

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.special import chdtrc, fdtrc
+from numpy.typing import ArrayLike
+from scipy.special import chdtrc
 
-from deepmr.meta.combine import TESTS
-from deepmr.meta.heterogeneity import check_method
+from deepmr.meta.combine import TESTS, checked_scatter, deviation_errors, pool
+from deepmr.meta.heterogeneity import check_method, estimate_tau2
 from deepmr.meta.regression.design import Data, complete_cases
 from deepmr.meta.regression.residual_heterogeneity import (
     INSEPARABLE,
@@ -28,6 +28,7 @@ from deepmr.meta.regression.residual_heterogeneity import (
     residual_tau2,
     weighted_fit,
 )
+from deepmr.meta.regression.wald import wald, wald_over_draws
 from deepmr.meta.result import Array
 from deepmr.mr.drawwise import rubin, student_interval
 
@@ -157,6 +158,7 @@ def draw_wise_regression(
     names: Sequence[str] | None = None,
     method: str = "REML",
     test: str = "knha",
+    scatter: ArrayLike | None = None,
 ) -> Regression:
     """Make the regression in every draw and combine the draws, coefficient by coefficient.
 
@@ -166,13 +168,16 @@ def draw_wise_regression(
         Estimate of each sequence in each draw, and its squared standard error in that draw.
     design, names, method, test
         As for :func:`meta_regression`.
+    scatter : array_like, shape (k,), optional
+        As of `deepmr.meta.draw_wise`.
 
     Returns
     -------
     Regression
         se^2 = se_within^2 + (1 + 1/T) se_draws^2 by Rubin's rules. tau2, i2, h2, r2 and qe are
         those of the mean effects beyond the error of their residuals, as in
-        `deepmr.meta.draw_wise`: the noise of single draws is no part of them. qm is the statistic
+        `deepmr.meta.draw_wise`: the noise of single draws is no part of them; r2 compares that
+        tau2 with the one of `draw_wise`. qm is the statistic
         D1 of Li, Raghunathan and Rubin (J Am Stat Assoc 1991;86:1065), F with qm_df and
         qm_df_residual degrees of freedom. A sequence that cannot be used in one draw is left out
         of all.
@@ -188,6 +193,7 @@ def draw_wise_regression(
             f"estimates must have shape (draws, k); found {np.shape(estimates)}: for a single "
             "set of estimates call meta_regression"
         )
+    own = checked_scatter(scatter, np.shape(estimates)[1])
     data = complete_cases(estimates, variances, design, names)
     n_draws = len(data.y)
     if n_draws < 2:
@@ -202,7 +208,7 @@ def draw_wise_regression(
     deviation = each.coefficients - total.estimate
     between = np.einsum("ti,tj->ij", deviation, deviation) / (n_draws - 1)
     inflated = (1.0 + 1.0 / n_draws) * between
-    beyond = _beyond_the_draws(data, each.coefficients, method)
+    beyond = _beyond_the_draws(data, each.coefficients, method, own)
     with np.errstate(invalid="ignore", divide="ignore"):
         fmi = np.diagonal(inflated) / total.se**2
     return Regression(
@@ -220,7 +226,7 @@ def draw_wise_regression(
         r2=beyond.r2,
         qe=beyond.qe,
         qe_p=beyond.qe_p,
-        **_wald_over_draws(total.estimate, within, between, n_draws, data.tested),
+        **wald_over_draws(total.estimate, within, between, n_draws, data.tested),
         k=data.k,
         n_dropped=data.n_dropped,
         status=each.status,
@@ -244,14 +250,24 @@ def _residual_df(test: str, left: int) -> float:
     return np.inf if test == "z" else float(left)
 
 
-def _beyond_the_draws(data: Data, coefficients: Array, method: str) -> Regression:
+def _beyond_the_draws(
+    data: Data, coefficients: Array, method: str, scatter: Array | None
+) -> Regression:
     """Regress the mean effects, with Rubin's total variance of their residuals."""
-    n_draws = len(data.y)
     fitted = data.q @ np.linalg.solve(data.to_names, coefficients.T)
-    scatter = (data.y - fitted.T).var(axis=0, ddof=1)
-    errors = data.v.mean(axis=0) + (1.0 + 1.0 / n_draws) * scatter
+    own = None if scatter is None else scatter[data.kept]
+    errors = deviation_errors(data.y - fitted.T, data.v, own)
     mean = replace(data, y=data.y.mean(axis=0)[None], v=errors[None])
-    return _first(_regress(mean, method, "z"))
+    found = _first(_regress(mean, method, "z"))
+    if data.intercept is None or method == "FE":
+        return found
+    # An error of the model that goes with a covariate is none of the residuals, but spreads the
+    # effects about their mean: tau2 of those needs errors of its own.
+    centre = pool(data.y, data.v, method).estimate[:, None]
+    errors = deviation_errors(data.y - centre, data.v, own)
+    alone = estimate_tau2(mean.y, errors[None], method)[0]
+    r2 = 100.0 * max(1.0 - float(found.tau2) / alone, 0.0) if alone > 0 else np.nan
+    return replace(found, r2=np.asarray(r2))
 
 
 def _regress(data: Data, method: str, test: str) -> Regression:
@@ -308,7 +324,7 @@ def _regress(data: Data, method: str, test: str) -> Regression:
         r2=r2,
         qe=common.rss,
         qe_p=chdtrc(k - p, common.rss),
-        **_wald(coefficients, cov, data.tested, residual_df),
+        **wald(coefficients, cov, data.tested, residual_df),
         k=k,
         n_dropped=data.n_dropped,
         status=data.status,
@@ -336,55 +352,6 @@ def _heterogeneity(
     if method != "FE":
         return 100.0 * tau2 / (tau2 + typical), tau2 / typical + 1.0
     return 100.0 * (1.0 - df / np.maximum(qe, df)), qe / df
-
-
-def _wald(
-    coefficients: Array, cov: Array, tested: NDArray[np.int64], residual_df: float
-) -> dict[str, Array]:
-    """Test that the coefficients `tested` are all 0, in every row."""
-    rows, m = len(coefficients), tested.size
-    qm, qm_p = np.full(rows, np.nan), np.full(rows, np.nan)
-    if m:
-        b, c = coefficients[:, tested], cov[:, tested[:, None], tested]
-        # A covariance of 0 (exact fit) tests nothing.
-        some = np.diagonal(c, axis1=1, axis2=2).all(axis=1)
-        solved = np.linalg.solve(c[some], b[some, :, None])[..., 0]
-        qm[some] = np.einsum("ri,ri->r", b[some], solved)
-        if np.isfinite(residual_df):
-            qm[some] /= m
-            qm_p[some] = fdtrc(m, residual_df, qm[some])
-        else:
-            qm_p[some] = chdtrc(m, qm[some])
-    return {
-        "qm": qm,
-        "qm_p": qm_p,
-        "qm_df": np.full(rows, float(m)),
-        "qm_df_residual": np.full(rows, residual_df),
-    }
-
-
-def _wald_over_draws(
-    coefficients: Array, within: Array, between: Array, n_draws: int, tested: NDArray[np.int64]
-) -> dict[str, Array]:
-    """Return the D1 statistic; its reference takes the model error as alike in all directions."""
-    m = tested.size
-    values = [np.nan, np.nan, float(m), np.nan]
-    inner = within[np.ix_(tested, tested)]
-    if m and np.diagonal(inner).all():
-        ratio = (1.0 + 1.0 / n_draws) / m
-        ratio *= np.trace(np.linalg.solve(inner, between[np.ix_(tested, tested)]))
-        b = coefficients[tested]
-        d1 = float(b @ np.linalg.solve(inner, b)) / (m * (1.0 + ratio))
-        t = m * (n_draws - 1)
-        with np.errstate(divide="ignore"):
-            if t > 4:
-                df = 4.0 + (t - 4) * (1.0 + np.divide(1.0 - 2.0 / t, ratio)) ** 2
-            else:
-                df = t * (1.0 + 1.0 / m) * (1.0 + np.divide(1.0, ratio)) ** 2 / 2.0
-        p_value = fdtrc(m, df, d1) if np.isfinite(df) else chdtrc(m, m * d1)
-        values = [d1, float(p_value), float(m), float(df)]
-    keys = ("qm", "qm_p", "qm_df", "qm_df_residual")
-    return {key: np.asarray(value) for key, value in zip(keys, values, strict=True)}
 
 
 def _empty(data: Data, rows: int, method: str, test: str) -> Regression:

@@ -26,6 +26,8 @@ class Estimated:
         Estimate in each draw and its squared standard error in that draw.
     estimates, se : ndarray, shape (k,)
         Combined over draws by Rubin's rules.
+    se_within : ndarray, shape (k,)
+        The part of `se` that is scatter, without the model's error.
     n_dropped : int
         Sequences with an estimate, but without a usable standard error.
     status, reason : str
@@ -38,6 +40,7 @@ class Estimated:
     variances: Array
     estimates: Array
     se: Array
+    se_within: Array
     n_dropped: int
     status: str
     reason: str
@@ -48,7 +51,9 @@ class Estimated:
         ok = np.flatnonzero((rows["status"] == "ok").to_numpy())
         own = rows.iloc[ok]
         draws, variances = stacked(own["draws"]), stacked(own["draws_se"]) ** 2
-        estimates, se = (own[name].to_numpy(dtype=np.float64) for name in ("estimate", "se"))
+        estimates, se, se_within = (
+            own[name].to_numpy(dtype=np.float64) for name in ("estimate", "se", "se_within")
+        )
         keep, left_out = usable(draws, variances)
         # Of those also the total standard error must be one that can weigh.
         keep[keep], unweighable = usable(estimates[None, keep], se[None, keep] ** 2)
@@ -60,6 +65,7 @@ class Estimated:
             np.ascontiguousarray(variances[:, keep]),
             estimates[keep],
             se[keep],
+            se_within[keep],
             int((~keep).sum()),
             status_of(k),
             reason_of(

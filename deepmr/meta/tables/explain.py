@@ -30,6 +30,7 @@ _COLUMNS = (
     "stratum",
     "estimate",
     "se",
+    "se_within",
     "status",
     "draws",
     "draws_se",
@@ -184,6 +185,7 @@ def _one(
         own.iloc[estimated.place],
         settings.estimator,
         settings.test,
+        estimated.se_within**2,
     )
     return {
         "sequence_effects": sequence_effects(rows, own, estimated, judged),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,12 @@ _COLLINEAR = 1e-6
 
 
 def regress_on_covariates(
-    estimates: Array, variances: Array, covariates: pd.DataFrame, method: str, test: str
+    estimates: Array,
+    variances: Array,
+    covariates: pd.DataFrame,
+    method: str,
+    test: str,
+    scatter: Array | None = None,
 ) -> list[Row]:
     """Regress effects on each covariate alone and on all together, in every draw.
 
@@ -41,6 +46,8 @@ def regress_on_covariates(
         `deepmr.meta.tables.covariates.covariates` makes them.
     method, test : str
         As in `deepmr.meta.regression.meta_regression.draw_wise_regression`.
+    scatter : ndarray, shape (k,), optional
+        Squared standard error of each mean estimate without the model's error.
 
     Returns
     -------
@@ -60,22 +67,26 @@ def regress_on_covariates(
             for one in every
             for row in _without(one, kind, "no_sequences", "no sequence to regress")
         ]
+
+    def fit(kept: Sequence[Coded]) -> Regression:
+        return draw_wise_regression(
+            estimates, variances, *_design(kept), method=method, test=test, scatter=scatter
+        )
+
     rows: list[Row] = []
     for one in every:
         why = _unusable(one, 0.0)
         if why is not None:
             rows += _without(one, "alone", *why)
             continue
-        found = _fit(estimates, variances, [one], method, test)
+        found = fit([one])
         rows += [
             _row(found, "alone", one.terms[i], one.units[i], i + 1) for i in range(len(one.terms))
         ]
-    return rows + _together(estimates, variances, every, method, test)
+    return rows + _together(every, fit)
 
 
-def _together(
-    estimates: Array, variances: Array, every: Sequence[Coded], method: str, test: str
-) -> list[Row]:
+def _together(every: Sequence[Coded], fit: Callable[[Sequence[Coded]], Regression]) -> list[Row]:
     rows: list[Row] = []
     usable: list[Coded] = []
     for one in every:
@@ -102,16 +113,15 @@ def _together(
     ]
     if not kept:
         return rows
-    found = _fit(estimates, variances, kept, method, test)
+    found = fit(kept)
     terms = [(INTERCEPT, "at mean numbers and commonest texts")]
     terms += [pair for one in kept for pair in zip(one.terms, one.units, strict=True)]
     fitted = [_row(found, "together", *term, i) for i, term in enumerate(terms)]
     return fitted + rows
 
 
-def _fit(
-    estimates: Array, variances: Array, kept: Sequence[Coded], method: str, test: str
-) -> Regression:
+def _design(kept: Sequence[Coded]) -> tuple[Array, list[str]]:
+    """Return the design matrix, numbers centred on their means, and the names of its columns."""
     values = np.concatenate([one.values for one in kept], axis=1)
     complete = np.isfinite(values).all(axis=1)
     centre = np.zeros(values.shape[1])
@@ -120,7 +130,7 @@ def _fit(
         centre = np.where(numbers, values[complete].mean(axis=0), 0.0)
     design = np.concatenate([np.ones((len(values), 1)), values - centre], axis=1)
     names = [INTERCEPT, *(term for one in kept for term in one.terms)]
-    return draw_wise_regression(estimates, variances, design, names, method, test)
+    return design, names
 
 
 def _unusable(one: Coded, least_known: float) -> tuple[str, str] | None:

@@ -51,7 +51,7 @@ class Evidence:
     rstudent, cooks_distance : ndarray
         Studentised residual and Cook's distance.
     influential : ndarray of bool
-        By the rule of `deepmr.meta.influence`.
+        By the rule of `deepmr.meta.influence`; False where too few say nothing.
     shrunk, shrunk_sd : ndarray
         Posterior mean and standard deviation.
     shares : DrawWiseShares or None
@@ -114,11 +114,20 @@ def _draw_wise(y: Array, v: Array, method: str) -> tuple[Array, Array, Array, Ar
     mean, tau2 = pooled.estimate[:, None], pooled.tau2[:, None]
     share = pooled.se[:, None] ** 2 / (v + tau2)
     deviation = y - mean
-    without = (mean - deviation * share / (1.0 - share)).mean(axis=0)
+    weights = 1.0 / (v + tau2)
+    without = (_others(weights * y) / _others(weights)).mean(axis=0)
     own = tau2 / (tau2 + v)
     within = own * v + ((1.0 - own) * pooled.se[:, None]) ** 2
     total = rubin((mean + own * deviation).T, within.mean(axis=0))
     return total.estimate, total.se, 100.0 * share.mean(axis=0), without
+
+
+def _others(values: Array) -> Array:
+    """Return the sum of the other entries of a row, not by a difference: one may be nearly all."""
+    nothing = np.zeros((len(values), 1))
+    before = np.cumsum(values[:, :-1], axis=1)
+    after = np.cumsum(values[:, :0:-1], axis=1)[:, ::-1]
+    return np.asarray(np.hstack([nothing, before]) + np.hstack([after, nothing]))
 
 
 def sequence_effects(
@@ -165,7 +174,8 @@ def sequence_effects(
         column[place] = values
         table[name] = column
     influential = np.full(len(table), None, dtype=object)
-    influential[place] = judged.influential
+    known = np.isfinite(judged.cooks_distance)
+    influential[place[known]] = judged.influential[known]
     table["influential"] = influential
     table["status"] = status
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]

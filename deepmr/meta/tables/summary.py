@@ -25,7 +25,7 @@ DIRECTIONS = ("forward", "reverse")
 
 _KEY = ["model", "pair", "direction", "exposure", "outcome", "method", "instrument_rule"]
 _FAMILY = ["model", "method", "stratum", "combination", "inference"]
-_NUMBERS = ("estimate", "se", "estimate_diagonal", "se_diagonal", "conditional_f")
+_NUMBERS = ("estimate", "se", "se_within", "estimate_diagonal", "se_diagonal", "conditional_f")
 
 
 def summarise(
@@ -171,8 +171,9 @@ def _combined(
     found: _Estimated, combinations: Sequence[str], test: str, prediction: str
 ) -> Iterator[dict[str, Any]]:
     """Yield the row of every combination and inference."""
-    variances, total, plain = (
-        se * se for se in (found.draws_se, found.numbers["se"], found.numbers["se_diagonal"])
+    variances = found.draws_se * found.draws_se
+    total, scatter, plain = (
+        found.numbers[name] * found.numbers[name] for name in ("se", "se_within", "se_diagonal")
     )
     estimates = found.numbers["estimate_diagonal"]
     for combination in combinations:
@@ -184,7 +185,7 @@ def _combined(
                     continue
                 result = median(found.draws if inference == "draw_wise" else estimates[None])
             elif inference == "draw_wise":
-                result = draw_wise(found.draws, variances, combination, test, prediction=prediction)
+                result = draw_wise(found.draws, variances, combination, test, prediction, scatter)
             elif inference == "diagonal":
                 result = random_effects(estimates, plain, combination, test, prediction=prediction)
             elif found.chromosomes is not None:
