@@ -390,3 +390,19 @@ def test_median_of_sequences_that_agree_says_why_there_is_no_interval():
     result = meta.median(np.full((5, 4), 0.3))
     assert (result.estimate, result.se) == (0.3, 0.0)
     assert result.reason.startswith("the standard error is 0")
+
+
+@pytest.mark.parametrize(("n_draws", "share"), [(5, 0.33), (10, 0.28), (40, 0.13)])
+def test_few_draws_find_differences_where_there_are_none(n_draws, share):
+    """The figures of docs/meta_analysis.md: how often Q has p < .05 without heterogeneity."""
+    rng = np.random.default_rng(8)
+    k, small = 60, []
+    for _ in range(150):
+        within, own = rng.uniform(0.01, 0.05, k), rng.uniform(0.05, 0.15, k)
+
+        def error(size, own=own):
+            return 0.12 * rng.normal(size=(size, 1)) + own * rng.normal(size=(size, k))
+
+        y = 0.5 + error(1) + within * rng.normal(size=k) + error(n_draws)
+        small.append(meta.draw_wise(y, np.tile(within**2, (n_draws, 1))).q_p < 0.05)
+    assert np.mean(small) == pytest.approx(share, abs=0.1)
