@@ -114,8 +114,8 @@ def decoy_checks(everything: Sequence[Answer]) -> list[Check]:
                 "Decoys stay at 0",
                 f"With the exposure's effects taken from other sequences the interval of "
                 f"{joined([label(answer) for answer in known])} holds 0 (at least {fewest} "
-                "sequences each): what sequences have in common makes no effect by itself. Positions "
-                "that do nothing weigh most in a decoy, so this is easily passed.",
+                "sequences each): what sequences have in common makes no effect by itself. "
+                "Positions that do nothing weigh most in a decoy, so this is easily passed.",
             )
         )
     if missing:
