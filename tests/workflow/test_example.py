@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import unescape
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -151,7 +152,7 @@ def test_standard_errors_are_held_against_the_truth(results):
 
 def test_report_answers_in_words_beside_the_truth(results):
     html = (results / "report.html").read_text()
-    text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html))
+    text = unescape(re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", html)))
     assert "The model has learned: more GATA1, more open." in text
     assert "No effect of NRF1 on open can be told from zero" in text
     assert "Simulated truth of GATA1 → open: marginal slope" in text
