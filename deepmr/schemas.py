@@ -184,6 +184,9 @@ MR = _schema(
 )
 """``mr.parquet`` and ``decoys``: a row is sequence × pair × direction × method."""
 
+DIRECTIONS = ("forward", "reverse")
+"""Those of a pair; the column ``direction`` of its decoy says ``decoy``."""
+
 _GLOBAL_KEY: list[tuple[Any, ...]] = [
     ("model", pa.string()),
     ("pair", pa.string()),

@@ -32,7 +32,7 @@ from deepmr.mr.batch import estimate_all
 from deepmr.mr.decoy_partners import partners
 from deepmr.mr.estimator import Array
 from deepmr.mr.instrument_effects import Instruments
-from deepmr.mr.questions import Pair, Question, Settings, checked_pairs
+from deepmr.mr.questions import Pair, Question, Settings, checked_pairs, stratum_column
 from deepmr.mr.registry import estimators
 from deepmr.mr.rows import in_order, rows
 from deepmr.mr.sequence_effects import SequenceEffects, motif_hits
@@ -138,7 +138,8 @@ def estimate_decoys(
             for question, first in own.items():
                 names, items = zip(*((n, i) for n, q, i in some if q == question), strict=True)
                 rank = len(chosen) * np.array([first + place[name] for name in names])
-                keys = _keys(model, question, names, strata, partner_of)
+                keys = question.keys(model, names, [strata[name] for name in names])
+                keys["partner"] = [partner_of.get(name) for name in names]
                 results = estimate_all(items, chosen, settings.options)
                 for i, (method, result) in enumerate(results.items()):
                     parts.append(rows(keys, rank + i, method, result, items))
@@ -203,13 +204,7 @@ class _Source:
 
 def _sampled(sequences: pa.Table, exposure: str) -> pa.Table:
     """Return the sequences sampled for an exposure, all of one length."""
-    column = f"stratum.{exposure}"
-    if column not in sequences.column_names:
-        raise ValueError(
-            f"the sequences table has no column {column!r}, though {exposure} is the exposure of a "
-            f"pair; it has {', '.join(sequences.column_names)}"
-        )
-    sampled = sequences.filter(pc.is_valid(sequences[column]))
+    sampled = sequences.filter(pc.is_valid(sequences[stratum_column(sequences, exposure)]))
     lengths = pc.unique(pc.utf8_length(sampled["sequence"])).to_pylist()
     if len(lengths) > 1:
         raise ValueError(
@@ -221,27 +216,6 @@ def _sampled(sequences: pa.Table, exposure: str) -> pa.Table:
 
 def _by_id(table: pa.Table, column: str) -> dict[str, str]:
     return dict(zip(table["sequence_id"].to_pylist(), table[column].to_pylist(), strict=True))
-
-
-def _keys(
-    model: str,
-    question: Question,
-    names: Sequence[str],
-    strata: Mapping[str, str],
-    partner_of: Mapping[str, str],
-) -> dict[str, str | Sequence[str | None]]:
-    """Columns of `schemas.MR` that say what was asked."""
-    return {
-        "model": model,
-        "pair": question.pair.name,
-        "direction": question.direction,
-        "exposure": question.exposure,
-        "outcome": question.outcome,
-        "instrument_rule": question.rule,
-        "sequence_id": names,
-        "stratum": [strata[name] for name in names],
-        "partner": [partner_of.get(name) for name in names],
-    }
 
 
 def _instruments(

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from deepmr.instruments import resolve
 from deepmr.motifs import Motif
 from deepmr.mr.estimator import Options
@@ -83,6 +85,38 @@ class Question:
     exposure: str
     outcome: str
     rule: str
+
+    def keys(
+        self, model: str, sequence_ids: Sequence[str], strata: Sequence[str | None]
+    ) -> dict[str, str | Sequence[str | None]]:
+        """Return the columns of `deepmr.schemas.MR` that say what was asked of which sequences."""
+        return {
+            "model": model,
+            "pair": self.pair.name,
+            "direction": self.direction,
+            "exposure": self.exposure,
+            "outcome": self.outcome,
+            "instrument_rule": self.rule,
+            "sequence_id": sequence_ids,
+            "stratum": strata,
+        }
+
+
+def stratum_column(sequences: pa.Table, exposure: str) -> str:
+    """Return the name of the column with the strata of an exposure.
+
+    Raises
+    ------
+    ValueError
+        If the sequences table has none.
+    """
+    column = f"stratum.{exposure}"
+    if column not in sequences.column_names:
+        raise ValueError(
+            f"the sequences table has no column {column!r}, though {exposure} is the exposure of a "
+            f"pair; it has {', '.join(sequences.column_names)}"
+        )
+    return column
 
 
 def questions_of(

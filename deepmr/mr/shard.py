@@ -20,7 +20,14 @@ from deepmr.mr.conditional import (
     estimate_conditional,
 )
 from deepmr.mr.instrument_effects import Instruments
-from deepmr.mr.questions import Pair, Question, Settings, questions_of, shared_outcomes
+from deepmr.mr.questions import (
+    Pair,
+    Question,
+    Settings,
+    questions_of,
+    shared_outcomes,
+    stratum_column,
+)
 from deepmr.mr.registry import estimators
 from deepmr.mr.rows import in_order, rows
 from deepmr.mr.sequence_effects import SequenceEffects, motif_hits
@@ -115,7 +122,9 @@ def estimate_shard(
     while some := list(itertools.islice(found, _BLOCK * len(questions))):
         for place, question in enumerate(questions):
             own = [one for one in some if one.question == question]
-            keys = _keys(model, question, own)
+            keys = question.keys(
+                model, [one.sequence_id for one in own], [one.stratum for one in own]
+            )
             first = np.array([one.row for one in own], dtype=np.int64) * len(questions) + place
             first *= len(chosen) + len(conditional)
             instruments = [one.instruments for one in own]
@@ -229,27 +238,5 @@ def _sequences(
     own = table.take(pa.array([place[sequence_id] for sequence_id in ids], type=pa.int64()))
     strata = {}
     for exposure in dict.fromkeys(pair.exposure for pair in pairs):
-        column = f"stratum.{exposure}"
-        if column not in table.column_names:
-            raise ValueError(
-                f"the sequences table has no column {column!r}, though {exposure} is the exposure "
-                f"of a pair; it has {', '.join(table.column_names)}"
-            )
-        strata[exposure] = own[column].to_pylist()
+        strata[exposure] = own[stratum_column(table, exposure)].to_pylist()
     return strata, own["sequence"].to_pylist()
-
-
-def _keys(
-    model: str, question: Question, own: Sequence[SequenceInstruments]
-) -> dict[str, str | Sequence[str | None]]:
-    """Columns of `schemas.MR` that say what was asked."""
-    return {
-        "model": model,
-        "pair": question.pair.name,
-        "direction": question.direction,
-        "exposure": question.exposure,
-        "outcome": question.outcome,
-        "instrument_rule": question.rule,
-        "sequence_id": [one.sequence_id for one in own],
-        "stratum": [one.stratum for one in own],
-    }

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from deepmr.report.table import as_float, records
+from deepmr.schemas import DIRECTIONS
 
-DIRECTIONS = ("forward", "reverse")
 DECOY = "decoy"
 DRAW_WISE, CHROMOSOME, DIAGONAL = "draw_wise", "chromosome", "diagonal"
 INFERENCES = (DRAW_WISE, CHROMOSOME, DIAGONAL)

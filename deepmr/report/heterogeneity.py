@@ -7,10 +7,11 @@ import numpy as np
 import pandas as pd
 
 from deepmr.report import wording
-from deepmr.report.answers import DIRECTIONS, DRAW_WISE, Answer, Effect, Settings
+from deepmr.report.answers import DRAW_WISE, Answer, Effect, Settings
 from deepmr.report.summaries import effect_name, effects_of
 from deepmr.report.table import Cell, Table, as_count, as_float, records
 from deepmr.report.table import Row as TableRow
+from deepmr.schemas import DIRECTIONS
 
 _CONVENTIONS = {
     "metafor": "metafor's convention (quantile of the test, √(SE² + τ²))",

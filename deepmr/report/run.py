@@ -8,8 +8,9 @@ from typing import Any
 
 from deepmr import tables
 from deepmr.config import Config, kept_targets
-from deepmr.report.answers import DIRECTIONS, Settings
+from deepmr.report.answers import Settings
 from deepmr.report.pictures import Picture
+from deepmr.schemas import DIRECTIONS
 
 _Section = dict[str, dict[str, object]]
 

@@ -18,9 +18,7 @@ from deepmr.meta.tables.moderators import regress_on_covariates
 from deepmr.meta.tables.sequence_effects import evidence, sequence_effects
 from deepmr.motifs import Motif
 from deepmr.progress import track
-from deepmr.schemas import META_DIAGNOSTICS, META_REGRESSION, SEQUENCE_EFFECTS
-
-DIRECTIONS = ("forward", "reverse")
+from deepmr.schemas import DIRECTIONS, META_DIAGNOSTICS, META_REGRESSION, SEQUENCE_EFFECTS
 
 _COLUMNS = (
     "sequence_id",

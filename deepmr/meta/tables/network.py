@@ -15,9 +15,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from deepmr.schemas import NETWORK
+from deepmr.schemas import DIRECTIONS, NETWORK
 
-DIRECTIONS = ("forward", "reverse")
 OTHER = {"forward": "reverse", "reverse": "forward"}
 STRONG = 10.0
 """Conditional F from which a conditional effect can be read (Sanderson, Spiller and Bowden, Stat

@@ -16,12 +16,11 @@ from deepmr.meta.multiplicity import benjamini_hochberg, storey_q
 from deepmr.meta.regression.cluster_robust import cluster_robust
 from deepmr.meta.result import Result
 from deepmr.meta.tables.estimated import stacked, why_none
-from deepmr.schemas import META
+from deepmr.schemas import DIRECTIONS, META
 
 COMBINATIONS = (*METHODS, "median")
 STRATA = ("all", "bound", "unbound")
 INFERENCES = ("draw_wise", "chromosome", "diagonal")
-DIRECTIONS = ("forward", "reverse")
 
 _KEY = ["model", "pair", "direction", "exposure", "outcome", "method", "instrument_rule"]
 _FAMILY = ["model", "method", "stratum", "combination", "inference"]
@@ -175,7 +174,10 @@ def _combined(
     total, scatter, plain = (
         found.numbers[name] * found.numbers[name] for name in ("se", "se_within", "se_diagonal")
     )
-    estimates = found.numbers["estimate_diagonal"]
+    estimates, strength = (
+        found.numbers["estimate_diagonal"],
+        _median(found.numbers["conditional_f"]),
+    )
     for combination in combinations:
         for inference in INFERENCES:
             result: Result
@@ -203,7 +205,7 @@ def _combined(
                 "combination": combination,
                 "inference": inference,
                 "n_clusters": clusters,
-                "conditional_f": _median(found.numbers["conditional_f"]),
+                "conditional_f": strength,
                 "pi_kind": prediction if np.isfinite(result.pi_low) else None,
                 **asdict(result),
             }
