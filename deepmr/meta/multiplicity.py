@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import false_discovery_control
 
-Array = NDArray[np.float64]
+from deepmr.meta.result import Array
 
 FEW = 20
 """With fewer p-values there is no estimate of pi0, and q is Benjamini and Hochberg's."""

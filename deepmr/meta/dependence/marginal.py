@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-Array = NDArray[np.float64]
+from deepmr.meta.result import Array
+
 Index = NDArray[np.intp]
 
 

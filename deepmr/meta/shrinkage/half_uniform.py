@@ -8,10 +8,9 @@ magnitude, so nothing here is a difference of nearly equal numbers.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import erfcx, ndtr, roots_legendre
 
-Array = NDArray[np.float64]
+from deepmr.meta.result import Array
 
 _NARROW = 0.5
 _SHORT = roots_legendre(8)

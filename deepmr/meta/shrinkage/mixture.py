@@ -23,12 +23,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from deepmr.meta.result import Array
 from deepmr.meta.shrinkage.half_uniform import log_ratio
 from deepmr.meta.shrinkage.moments import mean_of_lower, moments, probabilities
 from deepmr.meta.shrinkage.normal_equivalent import normal_se
 from deepmr.meta.shrinkage.weights import ITERATIONS, TOLERANCE, maximise
-
-Array = NDArray[np.float64]
 
 FEW = 10
 """Below this number of sequences, shares say more of the prior than of the sequences."""

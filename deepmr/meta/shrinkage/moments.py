@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from deepmr.meta.result import Array
 from deepmr.meta.shrinkage.half_uniform import log_ratio, truncated_moments
-
-Array = NDArray[np.float64]
 
 
 def probabilities(weights: Array, grid: Array, b: Array, s: Array) -> Array:

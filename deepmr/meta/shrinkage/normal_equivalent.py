@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.special import ndtri_exp, stdtr
 
-Array = NDArray[np.float64]
+from deepmr.meta.result import Array
 
 _NEAR_ZERO = 1e-4
 _UNDERFLOW = 1e-290

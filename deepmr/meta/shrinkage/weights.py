@@ -16,11 +16,10 @@ the gap max(u) - 1, for the log-likelihood is concave and x'u = 1.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import cholesky, solve_triangular
 from scipy.optimize import nnls
 
-Array = NDArray[np.float64]
+from deepmr.meta.result import Array
 
 TOLERANCE = 1e-11
 """Largest gap of weights that count as converged."""

@@ -10,9 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from deepmr.meta.regression.meta_regression import Regression, draw_wise_regression
+from deepmr.meta.result import Array
 from deepmr.meta.tables.covariates import Coded, coded
 
-Array = NDArray[np.float64]
 Row = dict[str, Any]
 
 INTERCEPT = "intercept"
