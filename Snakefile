@@ -28,6 +28,7 @@ include: "workflow/rules/mr.smk"
 include: "workflow/rules/meta.smk"
 include: "workflow/rules/heterogeneity.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/deep_iv.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/hooks.smk"
 
@@ -49,6 +50,8 @@ rule all:
         rules.calibrate_uncertainty.output,
         expand(rules.predict_windows.output, model=config["models"]),
         expand(rules.mutate_replicates.output, model=config["models"]),
+        DEEP_IV,
+        COUNTERFACTUALS,
         lambda wildcards: lost_tables(Path(RESULTS), config["models"], SHARDS),
     message:
         f"Done: open {RESULTS}/report.html"

@@ -105,6 +105,7 @@ def check(config: Config) -> None:
         *_mr(config),
         *_annotations(config),
         *_calibration(config),
+        *_deep_iv(config),
     ]
     if problems:
         raise ConfigError("the configuration contradicts itself:\n  " + "\n  ".join(problems))
@@ -263,6 +264,17 @@ def _calibration(config: Config) -> list[str]:
     return problems
 
 
+def _deep_iv(config: Config) -> list[str]:
+    if not config["deep_iv"]["run"] or any(
+        config["targets"].get(name, {}).get("motif") for name in _named_by_pairs(config)
+    ):
+        return []
+    return [
+        "deep_iv.run: true, but no target that a pair names has a motif, and the instrument is the "
+        "best word of the exposure's motif; name one in targets.<name>.motif, or write false"
+    ]
+
+
 def warnings(config: Config) -> list[str]:
     """Return what will not be in the results of a run, one sentence for each; it goes on.
 
@@ -277,12 +289,20 @@ def warnings(config: Config) -> list[str]:
         "of this model the status too_few_draws",
         "ensemble_mc_dropout": "with one network it is the same as mc_dropout",
     }
-    return [
+    found = [
         f"models.{name}.members: 1, but uncertainty.method is {method}; {what[method]}. Raise it, "
         "or use uncertainty.method mc_dropout"
         for name, model in config["models"].items()
         if method in what and model["members"] < 2
     ]
+    if config["deep_iv"]["run"]:
+        found += [
+            f"targets.{pair['exposure']}.motif: missing, so Deep IV has no instrument for "
+            f"pairs.{name}, and its rows of this direction get the status no_motif. Name a motif"
+            for name, pair in config["pairs"].items()
+            if config["targets"][pair["exposure"]]["motif"] is None
+        ]
+    return found
 
 
 def data_path(config: Config, name: str | None) -> str | None:

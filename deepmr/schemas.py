@@ -361,6 +361,72 @@ NETWORK = _schema(
 )
 """``network.parquet``: a row is exposure × outcome, both directions of every pair."""
 
+DEEP_IV = _schema(
+    [
+        ("source", pa.string(), "labels: measured labels; model: a model's own draws"),
+        ("model", pa.string(), "null for labels"),
+        ("pair", pa.string()),
+        ("direction", pa.string(), "forward or reverse"),
+        ("exposure", pa.string()),
+        ("outcome", pa.string()),
+        (
+            "method",
+            pa.string(),
+            "labels: deep_iv, naive, 2sls, polynomial_2sls; model: constant_slope, context_slope",
+        ),
+        ("unit", pa.string(), "of the estimate"),
+        ("estimate", pa.float64(), "in its unit; deep_iv: average weighted by Var(q given c)"),
+        ("se", pa.float64(), "clustered by block of windows, or Rubin total over draws"),
+        ("df", pa.float64(), "of the t distribution"),
+        ("ci_low", pa.float64(), "95 %"),
+        ("ci_high", pa.float64(), "95 %"),
+        ("p_value", pa.float64()),
+        ("network", pa.float64(), "the network's own effects, weighted as the estimate is"),
+        ("moderation", pa.float64(), "share of the predicted dependence on context that holds"),
+        ("moderation_se", pa.float64()),
+        ("moderation_p", pa.float64()),
+        ("r2", pa.float64(), "explained by the context, out of fold; may be negative"),
+        ("slope_sd", pa.float64(), "SD of the predicted slope over sequences"),
+        ("n_windows", pa.int64(), "windows or sequences used"),
+        (
+            "n_left_out",
+            pa.int64(),
+            "windows without either label or a word, or sequences without instruments",
+        ),
+        ("n_instruments", pa.int64()),
+        ("n_clusters", pa.int64(), "blocks of windows, or sequences"),
+        ("q_variance", pa.float64(), "Var(q given c): of the exposure, decided by the instrument"),
+        ("q_variance_share", pa.float64(), "of Var(exposure given c): partial R2"),
+        ("f", pa.float64(), "first stage, robust to clusters"),
+        ("ar_low", pa.float64(), "95 % Anderson-Rubin set; outside: the ends of the gap"),
+        ("ar_high", pa.float64()),
+        ("ar_kind", pa.string(), "interval, outside (of the gap), everything or empty"),
+        ("status", pa.string()),
+        ("reason", pa.string(), "why there is no number, or what weakens it"),
+    ]
+)
+"""``deep_iv.parquet``: a row is source × model × pair × direction × method."""
+
+
+def counterfactuals_schema(n_draws: int) -> pa.Schema:
+    """Return the schema of the counterfactuals: a window, its outcome at two exposures."""
+    return _schema(
+        [
+            ("sequence_id", pa.string()),
+            ("pair", pa.string()),
+            ("direction", pa.string(), "forward or reverse"),
+            ("score", pa.float64(), "bits: the best word of the exposure's motif"),
+            ("q", pa.float64(), "E[exposure given score and context], unit of the exposure"),
+            ("r", pa.float64(), "E[exposure given context], unit of the exposure"),
+            ("p0", pa.float64(), "lower exposure: 0, or the 25 % quantile"),
+            ("p1", pa.float64(), "higher exposure: 1, or the 75 % quantile"),
+            ("h0", pa.float64(), "outcome at p0, unit of the outcome"),
+            ("h1", pa.float64(), "outcome at p1, unit of the outcome"),
+            ("draws", pa.list_(pa.float32(), n_draws), "h1 - h0 of each draw of the network"),
+        ]
+    )
+
+
 METRICS: dict[str, str | None] = {
     "auroc": None,
     "auprc": None,

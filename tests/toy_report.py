@@ -17,7 +17,7 @@ from scipy.special import expit
 from deepmr import calibration
 from deepmr.calibration.predicted import probabilities
 from deepmr.figures import calibration as calibration_figures
-from deepmr.figures import causal, heterogeneity, prediction, style
+from deepmr.figures import causal, deep_iv, heterogeneity, prediction, style
 from deepmr.figures import network as networks
 from deepmr.figures import uncertainty as uncertainty_figures
 from deepmr.meta.tables.network import network
@@ -36,7 +36,7 @@ from deepmr.schemas import (
 )
 from deepmr.uncertainty.replicates import Replicates, read_replicates
 from deepmr.uncertainty.report import report as judged
-from tests import toy_meta
+from tests import toy_deep_iv, toy_meta
 
 PAIRS = {
     "GATA1_open": {"exposure": "GATA1", "outcome": "open"},
@@ -342,6 +342,8 @@ def figures(folder: Path) -> list[Picture]:
     tables = tables_of(combined, local)
     drawn = networks.network(tables["network"], TARGETS, fdr=SETTINGS.fdr)
     made.append(("network", "cnn", drawn))
+    beside = deep_iv.deep_iv(toy_meta.headline(combined), toy_deep_iv.table())
+    made.append(("deep_iv", "cnn", beside))
     for row in toy_meta.headline(combined).to_dict("records"):
         of_row = (
             (tables[name]["pair"] == row["pair"]) & (tables[name]["direction"] == row["direction"])
@@ -417,6 +419,7 @@ def context() -> dict:
         "pairs": PAIRS,
         "captions": CAPTIONS,
         "truth": truth(),
+        "deep_iv": toy_deep_iv.table(),
         "settings": SETTINGS,
         "counts": COUNTS,
         "provenance": PROVENANCE,

@@ -15,6 +15,7 @@ CAUSAL_FIGURES = {
 }
 NETWORK_FIGURES = {"network": "All pairs in one picture"}
 HETEROGENEITY_FIGURES = {"funnel": "Every sequence, by how sure it is"}
+DEEP_IV_FIGURES = {"deep_iv": "Labels and network, side by side"}
 PREDICTION_FIGURES = {
     "roc": "Can the model tell bound from unbound?",
     "reliability": "Do its probabilities mean what they say?",
@@ -24,7 +25,9 @@ PREDICTION_FIGURES = {
     "standard_errors": "Are the standard errors of mutations right?",
     "learning_curves": "How was it learned?",
 }
-FIGURES = CAUSAL_FIGURES | NETWORK_FIGURES | HETEROGENEITY_FIGURES | PREDICTION_FIGURES
+FIGURES = (
+    CAUSAL_FIGURES | NETWORK_FIGURES | HETEROGENEITY_FIGURES | DEEP_IV_FIGURES | PREDICTION_FIGURES
+)
 """Every kind of figure of the report."""
 
 _IMAGE_TYPES = {".svg": "image/svg+xml", ".png": "image/png"}

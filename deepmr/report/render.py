@@ -14,12 +14,15 @@ from deepmr.report.calibration_checks import calibration_checks
 from deepmr.report.cards import cards
 from deepmr.report.checks import checks
 from deepmr.report.decoys import decoy_checks
+from deepmr.report.deep_iv import of_deep_iv
+from deepmr.report.deep_iv_comparison import deep_iv_checks
 from deepmr.report.heterogeneity import of_heterogeneity
 from deepmr.report.inferences import of_inferences
 from deepmr.report.moderators import of_moderators
 from deepmr.report.network import network_checks, of_network
 from deepmr.report.pictures import (
     CAUSAL_FIGURES,
+    DEEP_IV_FIGURES,
     HETEROGENEITY_FIGURES,
     NETWORK_FIGURES,
     PREDICTION_FIGURES,
@@ -67,6 +70,7 @@ def render(
     captions: Mapping[str, str],
     pictures: Sequence[Picture] = (),
     truth: pd.DataFrame | None = None,
+    deep_iv: pd.DataFrame | None = None,
     settings: Settings | None = None,
     counts: Mapping[str, Mapping[str, object]] | None = None,
     provenance: Mapping[str, Mapping[str, object]] | None = None,
@@ -88,6 +92,9 @@ def render(
         The figures; within a kind in the order given.
     truth : DataFrame, optional
         ``truth.parquet`` of a simulated genome.
+    deep_iv : DataFrame, optional
+        ``deep_iv.parquet``; without it the report has no section, check, figure or assumption of
+        Deep IV.
     settings : Settings, optional
         What makes the headline; the defaults when left out.
     counts, provenance : mapping, optional
@@ -104,8 +111,9 @@ def render(
     Raises
     ------
     ValueError
-        When a pair lacks its row in ``meta``, a picture has an unknown kind, format or no caption,
-        a flag of the network is unknown, or the calibrator that is applied was not fitted.
+        When a pair lacks its row in ``meta`` or in ``deep_iv``, a picture has an unknown kind,
+        format or no caption, a flag of the network is unknown, or the calibrator that is applied
+        was not fitted.
     """
     settings = settings or Settings()
     found = answers(meta, mr, pairs, truth, settings)
@@ -127,6 +135,7 @@ def render(
             *checks(found, head_of, settings),
             *network_checks(network, found),
             *influence_checks(meta_diagnostics, found),
+            *([] if deep_iv is None else deep_iv_checks(deep_iv, found, settings)),
             *calibration_checks(calibration, calibrators, uncertainty, settings),
         ],
         simulated=truth is not None,
@@ -139,6 +148,8 @@ def render(
         heterogeneity_figures=figure_groups(HETEROGENEITY_FIGURES, pictures, captions),
         moderators=of_moderators(meta_regression, found),
         small_study=of_small_study(meta_diagnostics, sequence_effects, found),
+        deep_iv=None if deep_iv is None else of_deep_iv(deep_iv, found, settings),
+        deep_iv_figures=figure_groups(DEEP_IV_FIGURES, pictures, captions),
         inferences=of_inferences(found),
         views=[(a, summaries.views_table(meta, a)) for a in found],
         instruments_table=summaries.instruments_table(mr, found, settings),

@@ -51,6 +51,8 @@ def pictures(folder: str | Path, config: Config) -> list[Picture]:
         mark = f" ({model})" if several else ""
         listed.append(Picture("global_effects", model, here / "global_effects.svg"))
         listed.append(Picture("network", model, here / "network.svg"))
+        if config["deep_iv"]["run"]:
+            listed.append(Picture("deep_iv", model, here / "deep_iv.svg"))
         for pair, ends in config["pairs"].items():
             both = ends["exposure"], ends["outcome"]
             for kind in ("forest", "mr_scatter", "funnel"):

@@ -32,6 +32,13 @@ _STATUS_WORDS = {
     "no_standard_error": "every standard error is 0",
     "too_few_sequences": "too few sequences",
     "too_few_draws": "with fewer than two draws",
+    "too_few_windows": "too few windows of either label",
+    "too_few_clusters": "too few blocks of windows",
+    "no_context": "nothing of the sequence is left as context",
+    "weak_instrument": "weak instrument",
+    "no_first_stage": "the word of the motif does not foretell the exposure",
+    "constant_exposure": "the exposure is the same in every window",
+    "constant_outcome": "the outcome is the same in every window",
 }
 _CALIBRATOR_WORDS = {
     "none": "as predicted",

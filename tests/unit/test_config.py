@@ -173,6 +173,8 @@ def test_load_fills_in_defaults_anew_each_time(tmp_path):
         ("data: {fasta: x}", "top level: 'windows' is a required property"),
         ("data: {fasta: x, fsta: y}", "data: Additional properties are not allowed ('fsta' was"),
         ("sharding: {shards: 1.5}", "sharding.shards: 1.5 is not of type 'integer'"),
+        ("deep_iv: {folds: 2}", "deep_iv.folds: 2 is less than the minimum of 3"),
+        ("deep_iv: {gradient: both}", "deep_iv.gradient: 'both' is not one of ['two_sample'"),
     ],
 )
 def test_load_says_what_is_wrong_with_a_file(tmp_path, text, message):
@@ -217,3 +219,26 @@ def test_an_ensemble_of_one_is_named_and_goes_on(config, method, says):
     assert says in told
     config["models"]["cnn"]["members"] = 2
     assert configuration.warnings(config) == []
+
+
+def test_deep_iv_needs_a_motif_somewhere(config):
+    for target in config["targets"].values():
+        target["motif"] = None
+    configuration.check(config)
+    config["deep_iv"]["run"] = True
+    with pytest.raises(
+        configuration.ConfigError, match=r"deep_iv\.run: true, but no target that a pair names has"
+    ):
+        configuration.check(config)
+    config["targets"]["open"]["motif"] = "TAL1::TCF3"
+    configuration.check(config)
+
+
+def test_a_direction_without_an_instrument_is_told_where_deep_iv_runs(config):
+    config["targets"]["JUND"]["motif"] = None
+    assert configuration.warnings(config) == []
+    config["deep_iv"]["run"] = True
+    (told,) = configuration.warnings(config)
+    assert "targets.JUND.motif: missing" in told
+    assert "pairs.JUND_open" in told
+    assert "no_motif" in told

@@ -13,6 +13,7 @@ rule write_report:
         expand(rules.plot_uncertainty.output, model=config["models"]),
         expand(rules.plot_effects.output, model=config["models"]),
         expand(rules.plot_pair.output, model=config["models"], pair=config["pairs"]),
+        DEEP_IV_FIGURES,
         windows=f"{RESULTS}/windows.parquet",
         sequences=f"{RESULTS}/sequences.parquet",
         mr=f"{RESULTS}/mr.parquet",
@@ -25,6 +26,7 @@ rule write_report:
         calibrators=f"{RESULTS}/calibrators.parquet",
         uncertainty=f"{RESULTS}/uncertainty.parquet",
         truth=TRUTH,
+        deep_iv=DEEP_IV,
         captions=CAPTIONS,
     output:
         report=report(

@@ -23,6 +23,7 @@ write(
     meta_regression=tables.read_table(source.meta_regression).to_pandas(),
     meta_diagnostics=tables.read_table(source.meta_diagnostics).to_pandas(),
     truth=tables.read_table(source.truth).to_pandas() if source.truth else None,
+    deep_iv=tables.read_table(source.deep_iv).to_pandas() if source.deep_iv else None,
     pairs=config["pairs"],
     captions=read_captions(Path(source.captions[0]).parent),
     pictures=run.pictures(f"{config['results']}/figures", config),
