@@ -26,9 +26,9 @@ is up to twice the sum_i f_i^2 u_i^2 that the covariance above holds (twice, whe
 So `CROSSED` times that variance is given to gamma. With ridge regressions of 100 to 400 slopes on
 2 to 200 columns of noise in 4 or 10 folds, gamma had p < .05 in .16 to .17 of 1,000 simulations
 without the factor and in .04 to .06 with it (one of them in
-tests/unit/test_deepiv_draw_wise_line.py). Networks that stop early teach each other less: .08 and
-.02 (131 simulations of 120 sequences with no dependence). Where f tells much, the interval of gamma
-is too wide.
+tests/unit/test_deepiv_draw_wise_line.py). Networks that stop early teach each other less: .09 and
+.01 (120 sequences with no dependence; the 94 of 140 simulations in which a network learned
+anything). Where f tells much, the interval of gamma is too wide.
 
 Draws are combined as those of a meta-analysis are (`deepmr.meta.drawwise`): the variance within a
 draw is the mean over draws, for it tells how far another sample of sequences would move the line.

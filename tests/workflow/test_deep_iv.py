@@ -30,7 +30,9 @@ SMALL = {
         "options": {"n_layers": 1, "channels": 8, "dropout": 0.2},
         "features": 4,
         "hidden": [8],
-        "epochs": 3,
+        "epochs": 8,
+        "batch_size": 16,
+        "learning_rate": 0.01,
         "draws": 4,
     },
 }
@@ -121,6 +123,6 @@ def test_only_what_a_setting_concerns_is_made_again(checkout, small, run):
     of_labels = jobs(draws=5)
     assert of_labels["deep_iv"] == of_labels["gather_deep_iv"] == of_labels["write_report"] == 1
     assert of_labels["regress_slopes"] == of_labels["train_model"] == of_labels["estimate_mr"] == 0
-    of_both = jobs(epochs=4)
+    of_both = jobs(epochs=9)
     assert of_both["deep_iv"] == of_both["regress_slopes"] == 1
     assert of_both["estimate_mr"] == 0
