@@ -126,7 +126,6 @@ def ask(
         Settings.of(section, length=config["windows"]["length"], threads=1, device="cpu"),
         at_most=None,
         both_strands=True,
-        p_value=config["instruments"]["motif_p_value"],
         seed=config["seed"],
     )
     theta = structure.total_effects()

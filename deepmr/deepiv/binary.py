@@ -16,7 +16,7 @@ from torch import Tensor
 
 from deepmr.deepiv import fitting
 from deepmr.deepiv.dropout_draws import under_draws
-from deepmr.deepiv.networks import ContextNetwork, Contexts, Design
+from deepmr.deepiv.networks import Batch, ContextNetwork, Contexts, Design
 from deepmr.deepiv.running import evaluate
 from deepmr.deepiv.standard_units import StandardUnits, finite_column
 
@@ -172,7 +172,7 @@ def fit_local_effects(
     return LocalEffects(fitted, units, bounded, settings)
 
 
-def _outcomes(network: ContextNetwork, context: Tensor, bounded: bool) -> Tensor:
+def _outcomes(network: ContextNetwork, context: Batch, bounded: bool) -> Tensor:
     outputs: Tensor = network(context)
     return outputs.sigmoid() if bounded else outputs
 

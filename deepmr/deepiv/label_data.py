@@ -19,7 +19,7 @@ from deepmr.deepiv.cross_fitting import blocks
 from deepmr.deepiv.motif_instrument import motif_instrument
 from deepmr.genome.alphabet import AMBIGUOUS, BASES, Codes
 from deepmr.models.batches import Reader
-from deepmr.motifs import Motif, scan, score_distribution
+from deepmr.motifs import Motif, scan
 
 Array = NDArray[np.float64]
 
@@ -101,9 +101,11 @@ class LabelData:
         The instrument: bits of the best word of the exposure's motif.
     context : ndarray of uint8, shape (n, length)
         Codes with that word masked, turned so that it reads forward.
+    overlapping : ndarray of float64, shape (n, k)
+        Bits of each other motif's best word that overlaps the masked one: what the mask hides.
     covariates : ndarray of float64, shape (n, p)
-        Numbers of the context for the linear peers: its share of G and C, and the bits of the best
-        word of each other motif.
+        Numbers of the context for the linear peers: its share of G and C, the bits of the best
+        word of each other motif, and `overlapping`.
     blocks : ndarray of int64, shape (n,)
         Block of consecutive windows: the clusters.
     n_left_out : int
@@ -116,6 +118,7 @@ class LabelData:
     sides: tuple[Side, Side]
     score: Array
     context: Codes
+    overlapping: Array
     covariates: Array
     blocks: NDArray[np.int64]
     n_left_out: int
@@ -134,7 +137,6 @@ def label_data(
     *,
     at_most: int | None,
     both_strands: bool,
-    p_value: float,
     seed: int,
 ) -> LabelData:
     """Collect the windows of all splits that have both labels.
@@ -149,14 +151,11 @@ def label_data(
     exposure, outcome : Side
         What is asked.
     motifs : mapping of str to Motif or None
-        By target. The motifs of other targets make covariates.
+        By target. How the motifs of other targets fit is part of the context.
     at_most : int, optional
         Keep so many windows, those whose names have the smallest hashes.
     both_strands : bool
         Look for words on both strands (False for RNA).
-    p_value : float
-        A hit of another motif is a word that a random word outscores with at most this
-        probability; the log tells how often the instrument's word overlaps one.
     seed : int
         Seed of the hash.
 
@@ -195,22 +194,21 @@ def label_data(
         reader.windows(windows.take(rows)),
         motif,
         both_strands=both_strands,
-        others=[other for other in others if _has_hits(other, p_value)],
-        p_value=p_value,
+        others=others,
     )
     usable = found.usable
     rows, left_out = rows[usable], left_out + int((~usable).sum())
     _check(x[rows], y[rows], exposure, outcome, left_out)
     logging.info(
-        "%s -> %s: %d windows, %d left out; the word overlaps a hit of another motif in %.1f %%",
+        "%s -> %s: %d windows, %d left out",
         exposure.target,
         outcome.target,
         len(rows),
         left_out,
-        100 * float(found.hides[usable].mean()),
     )
     kept = windows.take(rows)
     context = found.context[usable]
+    overlapping = _varying(found.overlapping[usable])
     return LabelData(
         kept["sequence_id"].to_pylist(),
         x[rows],
@@ -218,7 +216,8 @@ def label_data(
         (exposure, outcome),
         found.score[usable],
         context,
-        _covariates(context, others, both_strands),
+        overlapping,
+        np.concatenate((_covariates(context, others, both_strands), overlapping), axis=1),
         blocks(*_places(kept)),
         left_out,
     )
@@ -288,17 +287,16 @@ def _others(motif: Motif, motifs: Mapping[str, Motif | None]) -> list[Motif]:
     return list(others.values())
 
 
-def _has_hits(motif: Motif, p_value: float) -> bool:
-    """Tell whether any word of a motif is so rare; no word of a short or vague one is."""
-    return bool(score_distribution(motif.log_odds())[1][-1] <= p_value)
-
-
 def _covariates(context: Codes, others: list[Motif], both_strands: bool) -> Array:
     """Return share of G and C and the best words of other motifs; only columns that vary."""
     gc = np.isin(context, _STRONG_GC).sum(axis=1) / (context != AMBIGUOUS).sum(axis=1)
-    columns = [gc, *(_best_scores(context, motif, both_strands) for motif in others)]
-    varying = [column for column in columns if np.ptp(column) > 0]
-    return np.stack(varying, axis=1) if varying else np.empty((len(context), 0))
+    best = (_best_scores(context, motif, both_strands) for motif in others)
+    return _varying(np.stack([gc, *best], axis=1))
+
+
+def _varying(columns: Array) -> Array:
+    """Return the columns that are not constant."""
+    return columns[:, np.ptp(columns, axis=0) > 0] if len(columns) else columns
 
 
 def _best_scores(codes: Codes, motif: Motif, both_strands: bool) -> Array:

@@ -27,6 +27,7 @@ from deepmr.deepiv.label_data import LabelData
 from deepmr.deepiv.naive import fit_naive
 from deepmr.deepiv.networks import Design, SequenceContexts
 from deepmr.deepiv.response import Response, fit_response
+from deepmr.deepiv.standard_units import StandardUnits
 from deepmr.deepiv.treatment import Categorical, MixtureDensity, Treatment, fit_treatment
 from deepmr.models import architectures
 
@@ -218,7 +219,9 @@ class _CrossFit:
         self.settings = settings
         self.seed = seed
         self.name = name
-        self.contexts = SequenceContexts(data.context)
+        numbers = StandardUnits.of(data.overlapping).standardise(data.overlapping)
+        self.contexts = SequenceContexts(data.context, numbers)
+        self.design = replace(settings.design, n_numbers=numbers.shape[1])
         self.instruments = data.score[:, None]
         self.fold = folds(data.blocks, settings.folds, derived_seed(seed, "folds"))
         self.exposures = compared_exposures(data.exposure, data.sides[0].binary)
@@ -269,7 +272,7 @@ class _CrossFit:
             self.contexts,
             q,
             self.data.outcome,
-            design=self.settings.design,
+            design=self.design,
             settings=self.settings.fitting if kind == "response" else self.lowest,
             bounded=self.data.sides[1].binary,
             **self._split(kind, (fold,)),
@@ -277,7 +280,7 @@ class _CrossFit:
 
     def _density(self, fold: int, own: Rows) -> tuple[Effects, Effects, Array]:
         """Return the same by draws of the exposure."""
-        design, x, y = self.settings.design, self.data.exposure, self.data.outcome
+        design, x, y = self.design, self.data.exposure, self.data.outcome
         response = fit_response(
             self.contexts,
             y,
@@ -324,7 +327,7 @@ class _CrossFit:
             self.instruments,
             self.data.exposure,
             density=Categorical((0.0, 1.0)) if binary else MixtureDensity(self.settings.components),
-            design=self.settings.design,
+            design=self.design,
             settings=self.lowest,
             without_instrument=True,
             **self._split("treatment", left_out),

@@ -41,7 +41,6 @@ def deep_iv(
     *,
     at_most: int | None,
     both_strands: bool,
-    p_value: float,
     seed: int,
 ) -> tuple[pa.Table, pa.Table]:
     """Ask measured labels for the effect of a pair, in both directions.
@@ -65,8 +64,6 @@ def deep_iv(
         Windows used, at most.
     both_strands : bool
         Look for motifs on both strands (False for RNA).
-    p_value : float
-        As in :func:`deepmr.deepiv.label_data.label_data`.
     seed : int
         The run's seed; every random number derives from it, the pair and the direction.
 
@@ -116,7 +113,6 @@ def deep_iv(
                 motifs,
                 at_most=at_most,
                 both_strands=both_strands,
-                p_value=p_value,
                 seed=seed,
             )
         except NotEstimableError as why:

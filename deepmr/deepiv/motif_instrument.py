@@ -5,8 +5,11 @@ window is masked, with or without a real site: masking sites alone would tell fr
 whether there was one, which is z. The context is turned so that the word reads forward, so that
 what surrounds a site stands on the side where the site expects it.
 
-The assumption of an instrument (exclusion: the word acts on the outcome through the exposure only)
-breaks where the word is also a site of another factor; `MotifInstrument.hides` says where.
+Masking hides what other factors see in the word, and a word that is no real site overlaps sites
+of theirs more often than a real one does: with these sites out of the context, the score would tell
+of them, and exclusion (the word acts on the outcome through the exposure only) would break. So how
+well other motifs fit onto the word is part of the context (`MotifInstrument.overlapping`). Where
+two motifs are alike, it leaves little for the score to decide: the instrument is weak, as it must.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepmr.genome.alphabet import AMBIGUOUS, Codes, reverse_complement
-from deepmr.motifs import Motif, MotifError, hit_positions, scan
+from deepmr.motifs import Motif, MotifError, scan
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -42,15 +45,16 @@ class MotifInstrument:
     context : ndarray of uint8, shape (n, length)
         Codes with the word ambiguous, as the word's strand reads. A window without a word is left
         as it is.
-    hides : ndarray of bool, shape (n,)
-        The word overlaps a hit of another motif, which the context therefore does not show.
+    overlapping : ndarray of float64, shape (n, other motifs)
+        Log odds of each other motif's best word that overlaps the word, in bits; the lowest that a
+        word can have where there is none.
     """
 
     score: Array
     position: NDArray[np.int64]
     reverse: Flags
     context: Codes
-    hides: Flags
+    overlapping: Array
 
     @property
     def usable(self) -> Flags:
@@ -64,7 +68,6 @@ def motif_instrument(
     *,
     both_strands: bool = True,
     others: Sequence[Motif] = (),
-    p_value: float,
 ) -> MotifInstrument:
     """Split windows into the best word of a motif and its context.
 
@@ -80,10 +83,7 @@ def motif_instrument(
         Also look at the reverse complement (False for RNA); if so, a window and its reverse
         complement have the same score and, unless words tie, the same context.
     others : sequence of Motif
-        Motifs of other factors, looked for in the whole window, on the same strands.
-    p_value : float
-        A hit of another motif is a word whose score a random word reaches with at most this
-        probability; in (0, 1).
+        Motifs of other factors, looked for on the same strands.
 
     Returns
     -------
@@ -92,7 +92,7 @@ def motif_instrument(
     Raises
     ------
     MotifError
-        If the windows are shorter than the motif, or no word of another motif can be so rare.
+        If the windows are shorter than the motif.
     """
     n, length = codes.shape
     if length < motif.width:
@@ -103,19 +103,19 @@ def motif_instrument(
     score = np.empty(n)
     position = np.empty(n, dtype=np.int64)
     reverse = np.empty(n, dtype=np.bool_)
-    hides = np.zeros(n, dtype=np.bool_)
+    overlapping = np.empty((n, len(others)))
     log_odds = motif.log_odds()
     for begin in range(0, n, _BATCH):
         rows = slice(begin, begin + _BATCH)
         batch = codes[rows]
         score[rows], position[rows], reverse[rows] = _best_word(batch, log_odds, both_strands)
-        covered = _covered(position[rows], motif.width, length)
-        for other in others:
-            hits = hit_positions(batch, other, p_value, both_strands)
-            hides[rows] |= (hits & covered).any(axis=1)
+        for column, other in enumerate(others):
+            overlapping[rows, column] = _best_overlapping(
+                batch, other, position[rows], motif.width, both_strands
+            )
     context = np.where(_covered(position, motif.width, length), np.uint8(AMBIGUOUS), codes)
     context[reverse] = reverse_complement(context[reverse])
-    return MotifInstrument(score, position, reverse, context, hides)
+    return MotifInstrument(score, position, reverse, context, overlapping)
 
 
 def _best_word(
@@ -129,6 +129,19 @@ def _best_word(
     score = np.take_along_axis(flat, best[:, None], axis=1)[:, 0]
     found = np.isfinite(score)
     return score, np.where(found, best % words, -1), found & (best >= words)
+
+
+def _best_overlapping(
+    codes: Codes, other: Motif, position: NDArray[np.int64], width: int, both_strands: bool
+) -> Array:
+    """Return the best score of another motif's words that overlap the word at `position`."""
+    log_odds = other.log_odds()
+    scores = scan(codes, log_odds)[:, : 2 if both_strands else 1].max(axis=1)
+    offset = np.arange(scores.shape[1]) - position[:, None]
+    overlaps = (position[:, None] >= 0) & (offset > -other.width) & (offset < width)
+    lowest = float(log_odds.min(axis=0).sum())
+    best: Array = np.where(overlaps, scores, -np.inf).max(axis=1, initial=lowest)
+    return best
 
 
 def _covered(position: NDArray[np.int64], width: int, length: int) -> Flags:

@@ -9,12 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+
+
+class AnnotatedSequences(NamedTuple):
+    """A batch of sequences with what else is known of them.
+
+    Attributes
+    ----------
+    one_hot : Tensor, shape (b, 4, length)
+        What an encoder reads.
+    numbers : Tensor, shape (b, k)
+        What stands beside its encoding.
+    """
+
+    one_hot: Tensor
+    numbers: Tensor
+
+
+Batch = Tensor | AnnotatedSequences
 
 
 class Contexts(Protocol):
@@ -23,7 +41,7 @@ class Contexts(Protocol):
     def __len__(self) -> int:
         """Return the number of rows."""
 
-    def __getitem__(self, rows: Tensor, /) -> Tensor:
+    def __getitem__(self, rows: Tensor, /) -> Batch:
         """Return what a network takes for some rows, (b, …); `rows` is int64 on their device."""
 
     def to(self, device: str, /) -> Contexts:
@@ -37,14 +55,20 @@ class SequenceContexts:
     ----------
     codes : ndarray or Tensor of uint8, shape (n, length)
         0-3 for A, C, G, T; :data:`deepmr.genome.alphabet.AMBIGUOUS` becomes four zeros.
+    numbers : ndarray or Tensor, shape (n, k), optional
+        What else is known of a sequence, in standard units.
 
     Raises
     ------
     ValueError
-        If the codes are no uint8 matrix.
+        If the codes are no uint8 matrix, or the numbers have another number of rows.
     """
 
-    def __init__(self, codes: NDArray[np.uint8] | Tensor) -> None:
+    def __init__(
+        self,
+        codes: NDArray[np.uint8] | Tensor,
+        numbers: NDArray[np.float64] | Tensor | None = None,
+    ) -> None:
         self.codes = torch.as_tensor(codes)
         if self.codes.dtype != torch.uint8 or self.codes.ndim != 2:
             raise ValueError(
@@ -52,18 +76,28 @@ class SequenceContexts:
                 "give codes as uint8 of shape (n, length)"
             )
         self._bases = torch.arange(4, dtype=torch.uint8, device=self.codes.device)[:, None]
+        self.numbers = None if numbers is None else torch.as_tensor(numbers, dtype=torch.float32)
+        if self.numbers is not None and (
+            self.numbers.ndim != 2 or len(self.numbers) != len(self.codes)
+        ):
+            raise ValueError(
+                f"numbers: found shape {tuple(self.numbers.shape)} beside {len(self.codes)} "
+                "sequences; give (n, k)"
+            )
 
     def __len__(self) -> int:
         """Return the number of sequences."""
         return len(self.codes)
 
-    def __getitem__(self, rows: Tensor) -> Tensor:
-        """Return some sequences one-hot, float32 of shape (b, 4, length)."""
-        return (self.codes[rows, None] == self._bases).float()
+    def __getitem__(self, rows: Tensor) -> Batch:
+        """Return some sequences one-hot, float32 of shape (b, 4, length), beside their numbers."""
+        one_hot = (self.codes[rows, None] == self._bases).float()
+        return one_hot if self.numbers is None else AnnotatedSequences(one_hot, self.numbers[rows])
 
     def to(self, device: str) -> SequenceContexts:
         """Return the same sequences on a device."""
-        return SequenceContexts(self.codes.to(device))
+        numbers = None if self.numbers is None else self.numbers.to(device)
+        return SequenceContexts(self.codes.to(device), numbers)
 
 
 class Dropout(nn.Dropout):
@@ -95,6 +129,8 @@ class ContextNetwork(nn.Module):
     encoder : torch.nn.Module, optional
         Maps a batch of contexts to (b, n_context), to which ReLU is applied; by default the
         context, (b, n_context), is taken as it is.
+    n_numbers : int
+        Numbers of a context that the encoder does not read (`AnnotatedSequences`).
 
     Raises
     ------
@@ -111,6 +147,7 @@ class ContextNetwork(nn.Module):
         hidden: Sequence[int] = (128, 64, 32),
         dropout: float = 0.5,
         encoder: nn.Module | None = None,
+        n_numbers: int = 0,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
@@ -118,14 +155,16 @@ class ContextNetwork(nn.Module):
         self.n_other = n_other
         self.encoder = encoder
         layers: list[nn.Module] = []
-        width = n_context + n_other
+        width = n_context + n_numbers + n_other
         for units in hidden:
             layers += [nn.Linear(width, units), nn.ReLU(), Dropout(dropout)]
             width = units
         self.perceptron = nn.Sequential(*layers, nn.Linear(width, n_outputs))
 
-    def features(self, context: Tensor) -> Tensor:
-        """Return the encoding (b, n_context) of a batch of contexts."""
+    def features(self, context: Batch) -> Tensor:
+        """Return what stands for a batch of contexts, (b, n_context + n_numbers)."""
+        if isinstance(context, AnnotatedSequences):
+            return torch.cat((self.features(context.one_hot), context.numbers), dim=1)
         return context if self.encoder is None else self.encoder(context).relu()
 
     def head(self, features: Tensor, other: Tensor | None = None) -> Tensor:
@@ -146,18 +185,18 @@ class ContextNetwork(nn.Module):
         )
         return outputs
 
-    def forward(self, context: Tensor, other: Tensor | None = None) -> Tensor:
+    def forward(self, context: Batch, other: Tensor | None = None) -> Tensor:
         """Return the outputs (b, n_outputs) for contexts and the other numbers (b, n_other)."""
         return self.head(self.features(context), other)
 
-    def surface(self, context: Tensor, other: Tensor) -> Tensor:
+    def surface(self, context: Batch, other: Tensor) -> Tensor:
         """Return the first output at several values of one other number for each context.
 
         The context is encoded once, whatever the number of values.
 
         Parameters
         ----------
-        context : Tensor, shape (b, …)
+        context : Tensor, shape (b, …), or AnnotatedSequences
             Contexts.
         other : Tensor, shape (b, s)
             Values of the network's one other number.
@@ -188,12 +227,15 @@ class Design:
     encoder : callable, optional
         Makes a new encoder, with weights from torch's current random state; by default the context
         is taken as it is.
+    n_numbers : int
+        Numbers of a context beside these.
     """
 
     n_context: int
     hidden: tuple[int, ...] = (128, 64, 32)
     dropout: float = 0.5
     encoder: Callable[[], nn.Module] | None = None
+    n_numbers: int = 0
 
     def build(self, n_other: int, n_outputs: int) -> ContextNetwork:
         """Return a new network, with weights from torch's current random state."""
@@ -204,4 +246,5 @@ class Design:
             hidden=self.hidden,
             dropout=self.dropout,
             encoder=None if self.encoder is None else self.encoder(),
+            n_numbers=self.n_numbers,
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from deepmr.deepiv import fitting
 from deepmr.deepiv.densities import Categorical, Density, MixtureDensity
-from deepmr.deepiv.networks import Contexts, Design
+from deepmr.deepiv.networks import Batch, Contexts, Design
 from deepmr.deepiv.running import evaluate
 from deepmr.deepiv.standard_units import StandardUnits, finite_column
 
@@ -31,13 +31,13 @@ class Heads(nn.Module):
         self.given = design.build(n_instruments, n_outputs)
         self.without = replace(design, encoder=None).build(0, n_outputs) if without else None
 
-    def forward(self, context: Tensor, instruments: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, context: Batch, instruments: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the outputs (b, n_outputs) of both heads."""
         features = self.given.features(context)
         alone = None if self.without is None else self.without.head(features)
         return self.given.head(features, instruments), alone
 
-    def alone(self, context: Tensor) -> Tensor:
+    def alone(self, context: Batch) -> Tensor:
         """Return the outputs (b, n_outputs) of the head that does not see the instrument.
 
         Raises

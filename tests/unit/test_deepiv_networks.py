@@ -78,3 +78,19 @@ def test_a_draw_multiplies_by_the_masks_that_deepmr_defines() -> None:
         np.testing.assert_allclose(value.numpy(), expected, rtol=1e-6)
     with pytest.raises(DropoutError, match="AlphaDropout"), dropout_draw(7, 2):
         nn.AlphaDropout(0.5)(x)
+
+
+def test_numbers_stand_beside_the_encoding_of_a_sequence():
+    codes = np.random.default_rng(0).integers(0, 5, (6, 12)).astype(np.uint8)
+    numbers = np.random.default_rng(1).standard_normal((6, 2))
+    rows = torch.tensor([4, 1])
+    encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+    design = Design(3, (), 0.0, lambda: encoder, n_numbers=2)
+    network = design.build(1, 1)
+    other = torch.tensor([[0.5], [-2.0]])
+    plain = SequenceContexts(codes)[rows]
+    found = network(SequenceContexts(codes, numbers).to("cpu")[rows], other)
+    joined = torch.cat((encoder(plain).relu(), torch.tensor(numbers[[4, 1]]).float(), other), 1)
+    torch.testing.assert_close(found, network.perceptron(joined))
+    with pytest.raises(ValueError, match=r"shape \(5, 2\) beside 6 sequences; give \(n, k\)"):
+        SequenceContexts(codes, numbers[:5])

@@ -40,7 +40,6 @@ if config["deep_iv"]["run"]:
             settings={
                 key: value for key, value in config["deep_iv"].items() if key != "run"
             },
-            motif_p_value=config["instruments"]["motif_p_value"],
             cpu_threads=config["training"]["cpu_threads"],
             index=f"{RESULTS}/index",
             seed=config["seed"],

@@ -19,7 +19,6 @@ with open_reader(given.data, given.index) as reader:
         Settings.of(given.settings, length=given.length, threads=given.cpu_threads),
         at_most=given.settings["windows"],
         both_strands=not given.data["strand"],
-        p_value=given.motif_p_value,
         seed=given.seed,
     )
 tables.write_table(rows, snakemake.output.rows, schemas.DEEP_IV, metadata)
