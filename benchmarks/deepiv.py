@@ -2,11 +2,8 @@
 
     python -m benchmarks.deepiv --json
 
-The design is that of the code which the authors of Deep IV released (Hartford, Lewis, Leyton-Brown
-and Taddy, ICML 2017, section 5.1): demand for a good depends on its price, the time of the year and
-the customer's emotion; the price was set in the light of an unobserved shock `v` to demand, whose
-correlation with the error of the outcome is `rho`; the fuel price is the instrument. Prices and
-outcomes are in standardised units throughout.
+The design, in standardised units throughout, is in `benchmarks.demand_design`; `rho` says how much
+the price is confounded.
 
 Every error is the mean squared difference to the true structural function on 5,000 new contexts,
 with prices on an even grid between the 2.5 and 97.5 percentiles of theirs. The methods see the same
@@ -39,26 +36,18 @@ import torch
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from benchmarks.demand_design import Array, Demand, Predict, demand, standardised_error
 from benchmarks.timing import cpu_seconds
-from deepmr.deepiv.fitting import Settings, split_held_out
-from deepmr.deepiv.naive import fit_naive
-from deepmr.deepiv.networks import Design
-from deepmr.deepiv.response import Response, fit_response
-from deepmr.deepiv.treatment import MixtureDensity, fit_treatment
+from deepmr.deepiv.stages.fitting import Settings, split_held_out
+from deepmr.deepiv.stages.naive import fit_naive
+from deepmr.deepiv.stages.networks import Design
+from deepmr.deepiv.stages.response import Response, fit_response
+from deepmr.deepiv.stages.treatment import MixtureDensity, fit_treatment
 from deepmr.deepiv.two_stage import polynomial_two_stage, two_stage_least_squares
 
-Array = NDArray[np.float64]
 Figures = dict[str, dict[str, float]]
-Predict = Callable[[Array, Array], Array]
 Drawer = Callable[[torch.Tensor, int], torch.Tensor]
 Gradient = Literal["one_sample", "two_sample"]
-
-PRICE_MEAN, PRICE_SD = 17.779, 3.7
-OUTCOME_MEAN, OUTCOME_SD = -292.1, 158.0
-EMOTIONS = 7
-TEST_ROWS = 5_000
-TEST_STREAM = 1
-"""Beside the seed of the training set, in the seed of the test set."""
 
 RHOS = (0.1, 0.5, 0.9)
 BOTH_GRADIENTS = 0.5
@@ -83,26 +72,6 @@ MOST_ERROR_LARGE = 0.15
 MOST_SPREAD = 1.25
 LEAST_RATIO = {0.1: 1.5, 0.5: 2.0, 0.9: 3.0}
 """Error of the naive network over that of Deep IV, by rho."""
-
-
-@dataclass(frozen=True, eq=False)
-class Demand:
-    """Customers.
-
-    Attributes
-    ----------
-    context : ndarray, shape (n, 8)
-        Time of the year (0 to 10) and seven columns of 0 and 1, the emotion.
-    instrument : ndarray, shape (n, 1)
-        Price of fuel, in SDs.
-    price, outcome : ndarray, shape (n,)
-        Exposure and sales, standardised.
-    """
-
-    context: Array
-    instrument: Array
-    price: Array
-    outcome: Array
 
 
 @dataclass(frozen=True)
@@ -139,49 +108,6 @@ class Case:
 
 FULL = Sizes(1_000, 5_000, (1, 2, 3), Budget(400, 800, 100), Budget(150, 300, 200))
 QUICK = Sizes(60, 120, (1,), Budget(2, 3, 20, (1,)), Budget(2, 2, 40, (1,)))
-
-
-def sensitivity(time_of_year: Array) -> Array:
-    """Return psi, how sensitive demand is to prices at a time; any shape."""
-    distance = time_of_year - 5
-    return 2 * (distance**4 / 600 + np.exp(-((distance / 0.5) ** 2)) + time_of_year / 10 - 2)
-
-
-def structural(price: Array, context: Array) -> Array:
-    """Return g, the mean outcome were the price set so; shapes (n,), (n, 8)."""
-    emotion = context[:, 1:] @ np.arange(1.0, EMOTIONS + 1)
-    felt = sensitivity(context[:, 0]) * emotion
-    return (10 * felt + (felt - 2) * (PRICE_SD * price + PRICE_MEAN) - OUTCOME_MEAN) / OUTCOME_SD
-
-
-def demand(n: int, rho: float, seed: int | Sequence[int]) -> Demand:
-    """Return n customers whose errors of price and outcome have correlation rho."""
-    rng = np.random.default_rng(seed)
-    time_of_year = rng.uniform(0, 10, n)
-    emotion = np.eye(EMOTIONS)[rng.integers(EMOTIONS, size=n)]
-    fuel, shock, own = rng.standard_normal((3, n))
-    paid = sensitivity(time_of_year) * (fuel + 3) + 25 + shock
-    price = (paid - PRICE_MEAN) / PRICE_SD
-    context = np.column_stack([time_of_year, emotion])
-    error = rho * shock + np.sqrt(1 - rho**2) * own
-    return Demand(context, fuel[:, None], price, structural(price, context) + error)
-
-
-def standardised_error(predict: Predict, rho: float, seed: int) -> float:
-    """Return the mean squared error of a structural function.
-
-    Parameters
-    ----------
-    predict : callable
-        Maps prices (n,) and contexts (n, 8) to outcomes (n,).
-    rho : float
-        As in the training set; the grid of prices depends on it by chance only.
-    seed : int
-        Of the training set; the test set derives from it and is another.
-    """
-    test = demand(TEST_ROWS, rho, [seed, TEST_STREAM])
-    grid = np.linspace(*np.percentile(test.price, [2.5, 97.5]), TEST_ROWS)
-    return float(np.mean((predict(grid, test.context) - structural(grid, test.context)) ** 2))
 
 
 @dataclass(frozen=True, eq=False)

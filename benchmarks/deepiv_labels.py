@@ -40,8 +40,8 @@ from scipy.special import expit
 
 from deepmr import config as configuration
 from deepmr import motifs as motif_library
-from deepmr.deepiv.label_fits import Settings
-from deepmr.deepiv.measured import deep_iv
+from deepmr.deepiv.labels.fits import Settings
+from deepmr.deepiv.labels.measured import deep_iv
 from deepmr.genome.alphabet import Codes
 from deepmr.mr.questions import Pair
 from deepmr.simulate.example import CHROMOSOMES, SITE_PROBABILITY, example_structure

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from deepmr.deepiv.local_effect import WEAK_F
 from deepmr.figures import style
-from deepmr.meta.tables.network import STRONG
 
 Row = Mapping[Hashable, Any]
 
@@ -171,7 +171,7 @@ def _draw(ax: Axes, row: Row, look: _Look, y: float) -> None:
 
 
 def _weak(row: Row) -> bool:
-    return bool(float(row.get("f", np.nan)) < STRONG)
+    return bool(float(row.get("f", np.nan)) < WEAK_F)
 
 
 def _lengths(row: Row) -> list[tuple[float, float]]:

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from deepmr.meta.tables.network import STRONG
+from deepmr.deepiv.local_effect import WEAK_F
 from deepmr.report import wording
 from deepmr.report.answers import Answer, Effect, Settings
 from deepmr.report.checks import Check
@@ -147,7 +147,7 @@ def known(row: Row) -> bool:
 
 def weak(row: Row) -> bool:
     """Return whether the first stage of a row has an F below 10."""
-    return as_float(row["f"]) < STRONG
+    return as_float(row["f"]) < WEAK_F
 
 
 def sign(row: Row) -> int:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from scipy.special import expit
 
-from deepmr.deepiv.binary import LocalEffects, fit_local_effects
-from deepmr.deepiv.fitting import Settings, split_held_out
-from deepmr.deepiv.networks import Design
+from deepmr.deepiv.stages.binary import LocalEffects, fit_local_effects
+from deepmr.deepiv.stages.fitting import Settings, split_held_out
+from deepmr.deepiv.stages.networks import Design
 
 N = 3000
 QUICK = Settings(epochs=30, batch_size=100)

@@ -8,13 +8,11 @@ from numpy.typing import NDArray
 from scipy.integrate import quad
 from threadpoolctl import threadpool_limits
 
-from benchmarks.deepiv import (
+from benchmarks.deepiv import Budget, Case, Networks
+from benchmarks.demand_design import (
     PRICE_MEAN,
     PRICE_SD,
     TEST_ROWS,
-    Budget,
-    Case,
-    Networks,
     demand,
     sensitivity,
     standardised_error,

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepmr.deepiv.draw_wise_line import CROSSED, draw_wise_line
+from deepmr.deepiv.slopes.draw_wise_line import CROSSED, draw_wise_line
 from deepmr.mr.drawwise import student_interval
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from deepmr.deepiv.fitting import FittingError, Settings, fit, split_held_out
+from deepmr.deepiv.stages.fitting import FittingError, Settings, fit, split_held_out
 
 ROWS, HELD_OUT = np.arange(10), np.arange(10, 14)
 PLAIN = Settings(epochs=5, batch_size=10, weight_decay=0.0, averaging=0.0, tolerance=1e9)

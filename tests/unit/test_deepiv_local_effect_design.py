@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from deepmr.deepiv.binary import fit_local_effects
 from deepmr.deepiv.cross_fitting import blocks, folds, pairs_of_folds
-from deepmr.deepiv.densities import Categorical
-from deepmr.deepiv.fitting import Settings, split_held_out
 from deepmr.deepiv.local_effect import LocalEffect, local_effect, naive_effect
-from deepmr.deepiv.networks import Design
-from deepmr.deepiv.treatment import Treatment, fit_treatment
+from deepmr.deepiv.stages.binary import fit_local_effects
+from deepmr.deepiv.stages.densities import Categorical
+from deepmr.deepiv.stages.fitting import Settings, split_held_out
+from deepmr.deepiv.stages.networks import Design
+from deepmr.deepiv.stages.treatment import Treatment, fit_treatment
 
 N, K = 3000, 4
 DESIGN = Design(2, hidden=(32,), dropout=0.1)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepmr.deepiv import motif_instrument as module
-from deepmr.deepiv.motif_instrument import motif_instrument
+from deepmr.deepiv.labels import motif_instrument as module
+from deepmr.deepiv.labels.motif_instrument import motif_instrument
 from deepmr.genome.alphabet import AMBIGUOUS, decode, encode, reverse_complement
 from deepmr.motifs import Motif, MotifError, find, read_jaspar, scan
 

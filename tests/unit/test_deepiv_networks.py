@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
-from deepmr.deepiv.dropout_draws import dropout_draw
-from deepmr.deepiv.networks import ContextNetwork, Design, Dropout, SequenceContexts
+from deepmr.deepiv.stages.dropout_draws import dropout_draw
+from deepmr.deepiv.stages.networks import ContextNetwork, Design, Dropout, SequenceContexts
 from deepmr.draws import keep_mask
 from deepmr.genome.alphabet import AMBIGUOUS, encode, one_hot
 from deepmr.mutagenesis.masking import DropoutError

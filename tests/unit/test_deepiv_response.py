@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from deepmr.deepiv import response as module
-from deepmr.deepiv.fitting import Settings, split_held_out
-from deepmr.deepiv.naive import fit_naive
-from deepmr.deepiv.networks import Design, SequenceContexts
-from deepmr.deepiv.response import Gradient, Response, fit_response, squared_error
+from deepmr.deepiv.stages import response as module
+from deepmr.deepiv.stages.fitting import Settings, split_held_out
+from deepmr.deepiv.stages.naive import fit_naive
+from deepmr.deepiv.stages.networks import Design, SequenceContexts
+from deepmr.deepiv.stages.response import Gradient, Response, fit_response, squared_error
 
 QUICK = Settings(epochs=60, batch_size=100)
 SMALL = Design(1, hidden=(32,), dropout=0.0)

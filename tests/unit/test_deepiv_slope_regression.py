@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from deepmr import schemas
-from deepmr.deepiv import fitting
-from deepmr.deepiv.networks import Design
-from deepmr.deepiv.slope_regression import FEWEST_SEQUENCES, for_few, regress, regress_model
-from deepmr.deepiv.slopes import Slopes
+from deepmr.deepiv.slopes.regression import FEWEST_SEQUENCES, for_few, regress, regress_model
+from deepmr.deepiv.slopes.sequence_slopes import Slopes
+from deepmr.deepiv.stages import fitting
+from deepmr.deepiv.stages.networks import Design
 from deepmr.effects import Response
 from deepmr.genome.alphabet import AMBIGUOUS
 from deepmr.models import architectures

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepmr.deepiv.slopes import LARGEST_SHARE, Slopes, collect, overlapping
+from deepmr.deepiv.slopes.sequence_slopes import LARGEST_SHARE, Slopes, collect, overlapping
 from deepmr.genome.alphabet import decode
 from deepmr.mr.decoy_partners import overlap
 from deepmr.mr.instrument_effects import Instruments

@@ -9,10 +9,10 @@ from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from deepmr.deepiv.densities import Categorical, MixtureDensity
-from deepmr.deepiv.fitting import Settings, split_held_out
-from deepmr.deepiv.networks import Design
-from deepmr.deepiv.treatment import Treatment, fit_treatment
+from deepmr.deepiv.stages.densities import Categorical, MixtureDensity
+from deepmr.deepiv.stages.fitting import Settings, split_held_out
+from deepmr.deepiv.stages.networks import Design
+from deepmr.deepiv.stages.treatment import Treatment, fit_treatment
 
 QUICK = Settings(epochs=40, batch_size=100, weight_decay=0.0)
 SMALL = Design(1, hidden=(32,), dropout=0.0)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from deepmr import schemas, tables
-from deepmr.deepiv.measured import METHODS
+from deepmr.deepiv.labels.measured import METHODS
 from tests.checkout import ROOT
 
 RULES = ("deep_iv", "regress_slopes", "gather_deep_iv", "plot_deep_iv")

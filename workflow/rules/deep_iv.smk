@@ -25,7 +25,9 @@ if config["deep_iv"]["run"]:
             runtime=lambda wildcards, attempt: 720 * attempt,
         params:
             code=fingerprint(
-                "deepmr.deepiv.measured", "deepmr.genome.extraction", "deepmr.tables"
+                "deepmr.deepiv.labels.measured",
+                "deepmr.genome.extraction",
+                "deepmr.tables",
             ),
             pair=lambda wildcards: {
                 role: config["pairs"][wildcards.pair][role]
@@ -69,7 +71,7 @@ if config["deep_iv"]["run"]:
             runtime=lambda wildcards, attempt: 240 * attempt,
         params:
             code=fingerprint(
-                "deepmr.deepiv.slope_regression",
+                "deepmr.deepiv.slopes.regression",
                 "deepmr.responses",
                 "deepmr.shards.membership",
             ),

@@ -1,8 +1,8 @@
 """Learn the effect of a pair from its measured labels."""
 
 from deepmr import motifs, schemas, tables
-from deepmr.deepiv.label_fits import Settings
-from deepmr.deepiv.measured import deep_iv
+from deepmr.deepiv.labels.fits import Settings
+from deepmr.deepiv.labels.measured import deep_iv
 from deepmr.genome.extraction import open_reader
 from deepmr.job import begin
 from deepmr.mr.questions import Pair

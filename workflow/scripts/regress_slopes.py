@@ -1,8 +1,8 @@
 """Ask whether a model's slopes depend on the sequence around the instruments."""
 
 from deepmr import motifs, schemas, tables
-from deepmr.deepiv import fitting
-from deepmr.deepiv.slope_regression import regress_model
+from deepmr.deepiv.slopes.regression import regress_model
+from deepmr.deepiv.stages import fitting
 from deepmr.job import begin
 from deepmr.mr.questions import Pair, Settings
 from deepmr.responses import responses

@@ -1,7 +1,8 @@
 r"""A weighted line through the slopes of sequences, in every draw, and the combination of draws.
 
-In draw t sequence i has the sums xx_it and xy_it over its instruments (`deepmr.deepiv.slopes`). The
-weighted least squares of all instruments' by on bx and f_i bx,
+In draw t sequence i has the sums xx_it and xy_it over its instruments
+(`deepmr.deepiv.slopes.sequence_slopes`). The weighted least squares of all instruments' by on bx
+and f_i bx,
 
     by = (theta_t + gamma_t f_i) bx,
 

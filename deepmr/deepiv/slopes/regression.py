@@ -10,7 +10,7 @@ where c is the sequence with its instruments masked, and f a network that starts
 further evidence that the exposure acts; it says where the model's slope is larger.
 
 Each sequence gets the f of networks that learned from other folds of sequences
-(`deepmr.deepiv.slope_dependence`). Then in every draw t, over all instruments,
+(`deepmr.deepiv.slopes.dependence`). Then in every draw t, over all instruments,
 
     by_t = (theta_t + gamma_t f) bx_t,
 
@@ -35,11 +35,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deepmr import schemas
-from deepmr.deepiv import fitting
-from deepmr.deepiv.draw_wise_line import draw_wise_line
-from deepmr.deepiv.networks import Design
-from deepmr.deepiv.slope_dependence import derived_seed, in_hash_order, out_of_fold
-from deepmr.deepiv.slopes import Slopes, collect, overlapping
+from deepmr.deepiv.slopes.dependence import derived_seed, in_hash_order, out_of_fold
+from deepmr.deepiv.slopes.draw_wise_line import draw_wise_line
+from deepmr.deepiv.slopes.sequence_slopes import Slopes, collect, overlapping
+from deepmr.deepiv.stages import fitting
+from deepmr.deepiv.stages.networks import Design
 from deepmr.effects import PLAIN, Response
 from deepmr.genome.alphabet import AMBIGUOUS
 from deepmr.models import architectures
@@ -86,7 +86,7 @@ class SlopeRegression:
         theta, the slope at the mean context; `constant` where no dependence was learned.
     moderation : Combined or None
         gamma; None where no dependence was learned. Its SE allows for what sequences of different
-        folds taught each other (`deepmr.deepiv.draw_wise_line`).
+        folds taught each other (`deepmr.deepiv.slopes.draw_wise_line`).
     dependence : ndarray, shape (n,)
         f of each sequence, out of fold, of mean 0, in the order of the slopes that were given.
     r2 : float
@@ -144,7 +144,7 @@ def regress(
 
     Raises
     ------
-    deepmr.deepiv.fitting.FittingError
+    deepmr.deepiv.stages.fitting.FittingError
         If the loss is not finite.
     ValueError
         If there are fewer than two folds.
@@ -255,7 +255,7 @@ def regress_model(
     ------
     deepmr.models.architectures.ArchitectureError
         If the encoder cannot be built.
-    deepmr.deepiv.fitting.FittingError
+    deepmr.deepiv.stages.fitting.FittingError
         If a loss is not finite.
     ValueError
         As :func:`deepmr.mr.shard.estimate_shard`, or if there are fewer than two folds.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from deepmr.deepiv import fitting
-from deepmr.deepiv.networks import Contexts, Design
-from deepmr.deepiv.response import Response, fit_response
+from deepmr.deepiv.stages import fitting
+from deepmr.deepiv.stages.networks import Contexts, Design
+from deepmr.deepiv.stages.response import Response, fit_response
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from deepmr.deepiv import fitting
-from deepmr.deepiv.densities import Categorical, Density, MixtureDensity
-from deepmr.deepiv.networks import Batch, Contexts, Design
-from deepmr.deepiv.running import evaluate
-from deepmr.deepiv.standard_units import StandardUnits, finite_column
+from deepmr.deepiv.stages import fitting
+from deepmr.deepiv.stages.densities import Categorical, Density, MixtureDensity
+from deepmr.deepiv.stages.networks import Batch, Contexts, Design
+from deepmr.deepiv.stages.running import evaluate
+from deepmr.deepiv.stages.standard_units import StandardUnits, finite_column
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepmr.deepiv import cross_fitting
-from deepmr.deepiv.fitting import Settings, fit, split_held_out
-from deepmr.deepiv.networks import Design, SequenceContexts
-from deepmr.deepiv.running import evaluate
-from deepmr.deepiv.slopes import Slopes
+from deepmr.deepiv.slopes.sequence_slopes import Slopes
+from deepmr.deepiv.stages.fitting import Settings, fit, split_held_out
+from deepmr.deepiv.stages.networks import Design, SequenceContexts
+from deepmr.deepiv.stages.running import evaluate
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -83,7 +83,7 @@ def out_of_fold(
 
     Raises
     ------
-    deepmr.deepiv.fitting.FittingError
+    deepmr.deepiv.stages.fitting.FittingError
         If a loss is not finite.
     ValueError
         If there are fewer than two folds, or fewer groups than folds.

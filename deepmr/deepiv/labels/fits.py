@@ -19,16 +19,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from deepmr.deepiv import fitting
-from deepmr.deepiv.binary import LocalEffects, fit_local_effects
 from deepmr.deepiv.cross_fitting import folds, pairs_of_folds
-from deepmr.deepiv.fitting import split_held_out
-from deepmr.deepiv.label_data import LabelData
-from deepmr.deepiv.naive import fit_naive
-from deepmr.deepiv.networks import Design, SequenceContexts
-from deepmr.deepiv.response import Response, fit_response
-from deepmr.deepiv.standard_units import StandardUnits
-from deepmr.deepiv.treatment import Categorical, MixtureDensity, Treatment, fit_treatment
+from deepmr.deepiv.labels.data import LabelData
+from deepmr.deepiv.stages import fitting
+from deepmr.deepiv.stages.binary import LocalEffects, fit_local_effects
+from deepmr.deepiv.stages.fitting import split_held_out
+from deepmr.deepiv.stages.naive import fit_naive
+from deepmr.deepiv.stages.networks import Design, SequenceContexts
+from deepmr.deepiv.stages.response import Response, fit_response
+from deepmr.deepiv.stages.standard_units import StandardUnits
+from deepmr.deepiv.stages.treatment import Categorical, MixtureDensity, Treatment, fit_treatment
 from deepmr.models import architectures
 
 _log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Settings:
     ----------
     design : Design
         The network of each stage.
-    fitting : deepmr.deepiv.fitting.Settings
+    fitting : deepmr.deepiv.stages.fitting.Settings
         How a response is fitted.
     folds : int
         Folds of whole blocks, 3 or more.
@@ -59,7 +59,7 @@ class Settings:
     components : int
         Gaussian components of the density of an exposure that is not binary.
     gradient : {"two_sample", "one_sample"}
-        As in :func:`deepmr.deepiv.response.fit_response`.
+        As in :func:`deepmr.deepiv.stages.response.fit_response`.
     draws : int
         Dropout draws of the effect in each window.
     """
@@ -205,7 +205,7 @@ def fit_labels(data: LabelData, settings: Settings, *, seed: int, name: str) -> 
     ------
     ValueError
         If there are fewer blocks than folds.
-    deepmr.deepiv.fitting.FittingError
+    deepmr.deepiv.stages.fitting.FittingError
         If a loss is no longer finite.
     """
     return _CrossFit(data, settings, seed, name).run()

@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepmr.deepiv import fitting
-from deepmr.deepiv.dropout_draws import under_draws
-from deepmr.deepiv.networks import Batch, ContextNetwork, Contexts, Design
-from deepmr.deepiv.running import evaluate
-from deepmr.deepiv.standard_units import StandardUnits, finite_column
+from deepmr.deepiv.stages import fitting
+from deepmr.deepiv.stages.dropout_draws import under_draws
+from deepmr.deepiv.stages.networks import Batch, ContextNetwork, Contexts, Design
+from deepmr.deepiv.stages.running import evaluate
+from deepmr.deepiv.stages.standard_units import StandardUnits, finite_column
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]

@@ -16,8 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from deepmr import schemas, tables
-from deepmr.deepiv.label_data import LabelData, NotEstimableError, Side, label_data
-from deepmr.deepiv.label_fits import LabelFits, Settings, derived_seed, fit_labels
+from deepmr.deepiv.labels.data import LabelData, NotEstimableError, Side, label_data
+from deepmr.deepiv.labels.fits import LabelFits, Settings, derived_seed, fit_labels
 from deepmr.deepiv.local_effect import WEAK_F, LocalEffect, local_effect, naive_effect
 from deepmr.deepiv.two_stage import polynomial_two_stage, two_stage_least_squares
 from deepmr.models.batches import Reader
@@ -79,7 +79,7 @@ def deep_iv(
     ------
     ValueError
         If the table has no label of a target, or a window is shorter than the exposure's motif.
-    deepmr.deepiv.fitting.FittingError
+    deepmr.deepiv.stages.fitting.FittingError
         If a loss is no longer finite.
     """
     for target in (pair.exposure, pair.outcome):

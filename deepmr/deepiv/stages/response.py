@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from deepmr.deepiv import fitting
-from deepmr.deepiv.dropout_draws import under_draws
-from deepmr.deepiv.networks import ContextNetwork, Contexts, Design
-from deepmr.deepiv.running import evaluate
-from deepmr.deepiv.standard_units import StandardUnits, finite_column
+from deepmr.deepiv.stages import fitting
+from deepmr.deepiv.stages.dropout_draws import under_draws
+from deepmr.deepiv.stages.networks import ContextNetwork, Contexts, Design
+from deepmr.deepiv.stages.running import evaluate
+from deepmr.deepiv.stages.standard_units import StandardUnits, finite_column
 
 Array = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -128,7 +128,7 @@ def fit_response(
         Their outcomes, in any units.
     samples : ndarray, shape (n, s), or callable
         Exposures sampled from F for each row, in any units; or what draws them anew each step, as
-        :meth:`deepmr.deepiv.treatment.Treatment.drawer` returns.
+        :meth:`deepmr.deepiv.stages.treatment.Treatment.drawer` returns.
     design : Design
         How the network is made.
     settings : fitting.Settings

@@ -1,7 +1,7 @@
 """The measured labels of a pair in one direction, with instrument and context of each window.
 
 The instrument is the score of the best word of the exposure's motif, the context what is left of
-the window when that word is masked (:mod:`deepmr.deepiv.motif_instrument`).
+the window when that word is masked (:mod:`deepmr.deepiv.labels.motif_instrument`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deepmr.deepiv.cross_fitting import blocks
-from deepmr.deepiv.motif_instrument import motif_instrument
+from deepmr.deepiv.labels.motif_instrument import motif_instrument
 from deepmr.genome.alphabet import AMBIGUOUS, BASES, Codes
 from deepmr.models.batches import Reader
 from deepmr.motifs import Motif, scan

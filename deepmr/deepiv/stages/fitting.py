@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from deepmr.deepiv.running import evaluate, reproducible
+from deepmr.deepiv.stages.running import evaluate, reproducible
 
 _log = logging.getLogger(__name__)
 
