@@ -302,7 +302,23 @@ def warnings(config: Config) -> list[str]:
             for name, pair in config["pairs"].items()
             if config["targets"][pair["exposure"]]["motif"] is None
         ]
+        found += _shared_motifs(config)
     return found
+
+
+def _shared_motifs(config: Config) -> list[str]:
+    """Return the motifs of exposures, of either direction, that are those of another target too."""
+    targets: dict[str, list[str]] = {}
+    for name, target in config["targets"].items():
+        if target["motif"] is not None:
+            targets.setdefault(target["motif"], []).append(name)
+    return [
+        f"targets {', '.join(names)}: the same motif {motif}, so in Deep IV its word is no "
+        "instrument for one of them alone: it acts through all of them. Name a motif for each "
+        "that the others do not read, or do not believe Deep IV of these exposures"
+        for motif, names in targets.items()
+        if len(names) > 1 and not set(names).isdisjoint(_named_by_pairs(config))
+    ]
 
 
 def data_path(config: Config, name: str | None) -> str | None:

@@ -242,3 +242,11 @@ def test_a_direction_without_an_instrument_is_told_where_deep_iv_runs(config):
     assert "targets.JUND.motif: missing" in told
     assert "pairs.JUND_open" in told
     assert "no_motif" in told
+
+
+def test_a_motif_of_two_targets_is_told_where_deep_iv_runs(config):
+    config["targets"]["JUND"]["motif"] = config["targets"]["GATA1"]["motif"]
+    assert configuration.warnings(config) == []
+    config["deep_iv"]["run"] = True
+    (told,) = configuration.warnings(config)
+    assert told.startswith("targets GATA1, JUND: the same motif GATA1")
