@@ -13,7 +13,8 @@ from deepmr import schemas, tables
 from deepmr.deepiv.labels import fits as label_fits
 from deepmr.deepiv.labels import measured
 from deepmr.deepiv.labels.data import NotEstimableError, Side, label_data
-from deepmr.deepiv.labels.fits import Settings, compared_exposures, derived_seed, fit_labels
+from deepmr.deepiv.labels.fits import Settings, compared_exposures, fit_labels
+from deepmr.deepiv.seeds import derived_seed
 from deepmr.genome.alphabet import AMBIGUOUS, encode
 from deepmr.motifs import Motif
 from deepmr.mr.questions import Pair

@@ -8,7 +8,6 @@ the fits without k is used (:mod:`deepmr.deepiv.cross_fitting`).
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from deepmr.deepiv.cross_fitting import folds, pairs_of_folds
 from deepmr.deepiv.labels.data import LabelData
+from deepmr.deepiv.seeds import derived_seed
 from deepmr.deepiv.stages import fitting
 from deepmr.deepiv.stages.binary import LocalEffects, fit_local_effects
 from deepmr.deepiv.stages.fitting import split_held_out
@@ -166,12 +166,6 @@ class LabelFits:
     def slope(self, effects: Effects) -> Array:
         """Return the effects (n,) for each unit of the exposure."""
         return (effects.high - effects.low) / (self.exposures[1] - self.exposures[0])
-
-
-def derived_seed(*parts: object) -> int:
-    """Return a seed that depends on all parts, such as a run's seed, a pair and a fold."""
-    text = "\t".join(map(str, parts)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little")
 
 
 def compared_exposures(exposure: Array, binary: bool) -> tuple[float, float]:

@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from deepmr import schemas, tables
 from deepmr.deepiv.labels.data import LabelData, NotEstimableError, Side, label_data
-from deepmr.deepiv.labels.fits import LabelFits, Settings, derived_seed, fit_labels
+from deepmr.deepiv.labels.fits import LabelFits, Settings, fit_labels
 from deepmr.deepiv.local_effect import WEAK_F, LocalEffect, local_effect, naive_effect
+from deepmr.deepiv.seeds import derived_seed
 from deepmr.deepiv.two_stage import polynomial_two_stage, two_stage_least_squares
 from deepmr.models.batches import Reader
 from deepmr.motifs import Motif

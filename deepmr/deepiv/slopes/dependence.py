@@ -12,7 +12,6 @@ constant slope before the first one included.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deepmr.deepiv import cross_fitting
+from deepmr.deepiv.seeds import derived_seed
 from deepmr.deepiv.slopes.sequence_slopes import Slopes
 from deepmr.deepiv.stages.fitting import Settings, fit, split_held_out
 from deepmr.deepiv.stages.networks import Design, SequenceContexts
@@ -105,12 +105,6 @@ def in_hash_order(names: Sequence[str], seed: int) -> Rows:
     """Return the rows in the order of a hash of seed and name, whatever their order was."""
     keys = [(derived_seed(seed, name), name) for name in names]
     return np.array(sorted(range(len(names)), key=keys.__getitem__), dtype=np.int64)
-
-
-def derived_seed(*parts: object) -> int:
-    """Return a seed below 2^32 that depends on all parts, the same on every machine."""
-    text = "\n".join(map(str, parts))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big")
 
 
 def _learned(

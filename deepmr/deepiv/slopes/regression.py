@@ -35,7 +35,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from deepmr import schemas
-from deepmr.deepiv.slopes.dependence import derived_seed, in_hash_order, out_of_fold
+from deepmr.deepiv.seeds import derived_seed
+from deepmr.deepiv.slopes.dependence import in_hash_order, out_of_fold
 from deepmr.deepiv.slopes.draw_wise_line import draw_wise_line
 from deepmr.deepiv.slopes.sequence_slopes import Slopes, collect, overlapping
 from deepmr.deepiv.stages import fitting
