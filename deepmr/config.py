@@ -312,12 +312,13 @@ def _shared_motifs(config: Config) -> list[str]:
     for name, target in config["targets"].items():
         if target["motif"] is not None:
             targets.setdefault(target["motif"], []).append(name)
+    asked = set(_named_by_pairs(config))
     return [
         f"targets {', '.join(names)}: the same motif {motif}, so in Deep IV its word is no "
         "instrument for one of them alone: it acts through all of them. Name a motif for each "
         "that the others do not read, or do not believe Deep IV of these exposures"
         for motif, names in targets.items()
-        if len(names) > 1 and not set(names).isdisjoint(_named_by_pairs(config))
+        if len(names) > 1 and not asked.isdisjoint(names)
     ]
 
 

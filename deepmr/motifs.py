@@ -312,6 +312,34 @@ def scan(codes: Codes, log_odds: Scores) -> Scores:
     return scores
 
 
+def word_scores(
+    codes: Codes,
+    motif: Motif,
+    both_strands: bool = True,
+    pseudocount: float = PSEUDOCOUNT,
+) -> Scores:
+    """Score every word of sequences on whichever strand suits it better.
+
+    Parameters
+    ----------
+    codes : ndarray of uint8, shape (n, length)
+        Sequences.
+    motif : Motif
+        The motif.
+    both_strands : bool
+        Also look at the reverse complement (False for RNA).
+    pseudocount : float
+        As in `Motif.log_odds`.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, length - width + 1)
+        Scores in bits by the word's first position; as those of `scan`.
+    """
+    scores = scan(codes, motif.log_odds(pseudocount))
+    return scores.max(axis=1) if both_strands else scores[:, 0]
+
+
 def hit_positions(
     codes: Codes,
     motif: Motif,
@@ -345,8 +373,7 @@ def hit_positions(
         As `threshold`.
     """
     lowest = threshold(motif, p_value, pseudocount)
-    hits = scan(codes, motif.log_odds(pseudocount)) >= lowest
-    starts = hits.any(axis=1) if both_strands else hits[:, 0]
+    starts = word_scores(codes, motif, both_strands, pseudocount) >= lowest
     inside = np.zeros(codes.shape, dtype=np.bool_)
     for position in range(motif.width if starts.shape[1] else 0):
         inside[:, position : position + starts.shape[1]] |= starts

@@ -6,7 +6,6 @@ what the standard errors of one of them are held against (`deepmr.uncertainty`).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,16 +29,6 @@ _OWN_DRAWS = {
     "laplace": "laplace",
 }
 """What a member by itself draws from. Without an entry it draws nothing: it is a draw."""
-
-
-def choose(sequence_ids: Sequence[str], number: int) -> list[int]:
-    """Return the rows of `number` sequences (all, if there are fewer), in their order.
-
-    The choice depends on the ids alone: those whose hash is least.
-    """
-    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in sequence_ids]
-    ranked = sorted(range(len(sequence_ids)), key=lambda row: (digests[row], sequence_ids[row]))
-    return sorted(ranked[:number])
 
 
 def write_replicates(

@@ -1,10 +1,10 @@
-"""Which shard a sequence belongs to, and which MR job a shard: a stable hash and a remainder."""
+"""Which sequences a job takes: its shard's, or a few of all; by a stable hash of their ids."""
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 MOST_MR_JOBS = 200
 """MR takes a shard far less time than mutagenesis, and every job costs some 5 CPU seconds to start:
@@ -21,6 +21,16 @@ def shard_of(sequence_id: str, shards: int) -> int:
     """
     digest = hashlib.blake2b(sequence_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % shards + 1
+
+
+def choose(sequence_ids: Sequence[str], number: int) -> list[int]:
+    """Return the rows of `number` sequences (all, if there are fewer), in their order.
+
+    The choice depends on the ids alone: those whose hash is least.
+    """
+    digests = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in sequence_ids]
+    ranked = sorted(range(len(sequence_ids)), key=lambda row: (digests[row], sequence_ids[row]))
+    return sorted(ranked[:number])
 
 
 def members(sequence_ids: Iterable[str], scatteritem: str) -> list[int]:

@@ -116,7 +116,7 @@ def ask(windows, reader, kinds=("binary", "binary"), seed=1, motifs=MOTIFS, **ch
 @pytest.fixture(scope="module")
 def answers():
     windows, reader, _ = genome(1600)
-    rows, counterfactuals = ask(windows, reader, epochs=6)
+    rows, counterfactuals = ask(windows, reader, epochs=8)
     found = rows.filter(pa.compute.equal(rows["direction"], "forward")).to_pylist()
     return {row["method"]: row for row in found}, rows, counterfactuals
 
@@ -166,7 +166,7 @@ def test_counterfactuals_are_of_every_window_and_average_to_the_network(answers)
     assert set(counterfactuals["p1"].to_pylist()) == {1.0}
     # A window with a site has more of the exposure, and its mask does not tell that there was one.
     site = score == score.max()
-    assert q[site].mean() - q[~site].mean() > 0.08
+    assert q[site].mean() - q[~site].mean() > 0.15
     assert abs(r[site].mean() - r[~site].mean()) < 0.05
     draws = tables.draws_array(counterfactuals["draws"])
     assert draws.shape == (row["n_windows"], 3)

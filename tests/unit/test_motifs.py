@@ -20,6 +20,7 @@ from deepmr.motifs import (
     scan,
     score_distribution,
     threshold,
+    word_scores,
 )
 
 SHIPPED = Path(__file__).parents[2] / "config" / "motifs.jaspar"
@@ -138,6 +139,14 @@ def test_scan_of_the_reverse_complement_is_mirrored() -> None:
     forward = scan(codes, motif.log_odds())
     backward = scan(reverse_complement(codes), motif.log_odds())
     assert np.array_equal(forward, backward[:, ::-1, ::-1])
+
+
+def test_a_word_has_the_score_of_its_better_strand(tmp_path: Path) -> None:
+    motif = read_jaspar(_write(tmp_path, GATA))["T1.1"]
+    codes = np.stack([encode("TTGATACC"), encode("GGTATCNA")])
+    forward, backward = scan(codes, motif.log_odds()).transpose(1, 0, 2)
+    assert np.array_equal(word_scores(codes, motif), np.maximum(forward, backward))
+    assert np.array_equal(word_scores(codes, motif, both_strands=False), forward)
 
 
 def test_scan_does_not_depend_on_the_batch() -> None:

@@ -12,7 +12,7 @@ from deepmr import schemas, tables
 from deepmr.draws import DrawSet
 from deepmr.genome.alphabet import decode, encode
 from deepmr.models.checkpoint import TrainedModel
-from deepmr.mutagenesis.replicates import choose, write_replicates
+from deepmr.mutagenesis.replicates import write_replicates
 from deepmr.mutagenesis.saturation import saturate
 from deepmr.uncertainty.replicates import read_replicates
 
@@ -90,14 +90,3 @@ def test_truth_stands_beside_the_effects(sequences, tmp_path):
         rtol=1e-6,
     )
     assert table["open"].combine_chunks().field("truth").null_count == table.num_rows
-
-
-def test_the_choice_of_sequences_depends_on_their_names_alone():
-    names = [f"chr1:{i}-{i + 100}" for i in range(50)]
-    chosen = {names[row] for row in choose(names, 8)}
-    assert len(chosen) == 8
-    shuffled = names[::-1]
-    assert {shuffled[row] for row in choose(shuffled, 8)} == chosen
-    # Taking more keeps those that were taken.
-    assert chosen < {names[row] for row in choose(names, 20)}
-    assert choose(names, 500) == list(range(50))

@@ -58,3 +58,14 @@ def test_no_mr_job_of_this_run(name):
 def test_tables_of_all_shards_in_order():
     assert membership.shard_tables("r/effects", 3)[1] == "r/effects/2-of-3.parquet"
     assert len(membership.shard_tables("r/effects", 3)) == 3
+
+
+def test_the_choice_of_sequences_depends_on_their_names_alone():
+    names = [f"chr1:{i}-{i + 100}" for i in range(50)]
+    chosen = {names[row] for row in membership.choose(names, 8)}
+    assert len(chosen) == 8
+    shuffled = names[::-1]
+    assert {shuffled[row] for row in membership.choose(shuffled, 8)} == chosen
+    # Taking more keeps those that were taken.
+    assert chosen < {names[row] for row in membership.choose(names, 20)}
+    assert membership.choose(names, 500) == list(range(50))

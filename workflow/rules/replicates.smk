@@ -22,6 +22,7 @@ rule mutate_replicates:
         code=fingerprint(
             "deepmr.mutagenesis.replicates",
             "deepmr.models.checkpoint",
+            "deepmr.shards.membership",
             "deepmr.simulate.example",
         ),
         settings=dict(

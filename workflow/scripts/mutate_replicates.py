@@ -4,7 +4,8 @@ from deepmr import motifs, tables
 from deepmr.draws import DrawSet
 from deepmr.job import begin
 from deepmr.models import checkpoint
-from deepmr.mutagenesis.replicates import choose, write_replicates
+from deepmr.mutagenesis.replicates import write_replicates
+from deepmr.shards.membership import choose
 from deepmr.simulate.example import true_effects
 
 metadata = begin(snakemake.log[0], snakemake.params, snakemake.config)

@@ -6,7 +6,6 @@ the window when that word is masked (:mod:`deepmr.deepiv.labels.motif_instrument
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ from deepmr.deepiv.cross_fitting import blocks
 from deepmr.deepiv.labels.motif_instrument import motif_instrument
 from deepmr.genome.alphabet import AMBIGUOUS, BASES, Codes
 from deepmr.models.batches import Reader
-from deepmr.motifs import Motif, scan
+from deepmr.motifs import Motif, word_scores
+from deepmr.shards.membership import choose
 
 Array = NDArray[np.float64]
 
@@ -242,14 +242,10 @@ def _in_order(windows: pa.Table, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 def _subsample(
     windows: pa.Table, rows: NDArray[np.int64], at_most: int | None, seed: int
 ) -> NDArray[np.int64]:
-    if at_most is None or len(rows) <= at_most:
+    if at_most is None:
         return rows
-    keys = [
-        hashlib.blake2b(f"{seed}\t{name}".encode(), digest_size=8).digest()
-        for name in windows["sequence_id"].take(rows).to_pylist()
-    ]
-    smallest = sorted(range(len(rows)), key=keys.__getitem__)[:at_most]
-    return rows[np.sort(np.array(smallest, dtype=np.int64))]
+    names = windows["sequence_id"].take(rows).to_pylist()
+    return rows[np.array(choose([f"{seed}\t{name}" for name in names], at_most), dtype=np.int64)]
 
 
 def _check(x: Array, y: Array, exposure: Side, outcome: Side, left_out: int) -> None:
@@ -304,9 +300,8 @@ def _best_scores(codes: Codes, motif: Motif, both_strands: bool) -> Array:
     if codes.shape[1] < motif.width:
         return np.zeros(len(codes))
     best = np.empty(len(codes))
-    log_odds = motif.log_odds()
     for first in range(0, len(codes), _ROWS):
-        scores = scan(codes[first : first + _ROWS], log_odds)
-        best[first : first + _ROWS] = (scores if both_strands else scores[:, :1]).max(axis=(1, 2))
+        rows = slice(first, first + _ROWS)
+        best[rows] = word_scores(codes[rows], motif, both_strands).max(axis=1)
     known = np.isfinite(best)
     return np.where(known, best, best[known].min() if known.any() else 0.0)

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deepmr.genome.alphabet import AMBIGUOUS, Codes, reverse_complement
-from deepmr.motifs import Motif, MotifError, scan
+from deepmr.motifs import Motif, MotifError, scan, word_scores
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -135,11 +135,10 @@ def _best_overlapping(
     codes: Codes, other: Motif, position: NDArray[np.int64], width: int, both_strands: bool
 ) -> Array:
     """Return the best score of another motif's words that overlap the word at `position`."""
-    log_odds = other.log_odds()
-    scores = scan(codes, log_odds)[:, : 2 if both_strands else 1].max(axis=1)
+    scores = word_scores(codes, other, both_strands)
     offset = np.arange(scores.shape[1]) - position[:, None]
     overlaps = (position[:, None] >= 0) & (offset > -other.width) & (offset < width)
-    lowest = float(log_odds.min(axis=0).sum())
+    lowest = float(other.log_odds().min(axis=0).sum())
     best: Array = np.where(overlaps, scores, -np.inf).max(axis=1, initial=lowest)
     return best
 

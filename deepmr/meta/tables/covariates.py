@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from deepmr.genome.alphabet import encode
 from deepmr.genome.annotations import inside_regions, is_regions, read_values
-from deepmr.motifs import Motif, scan, threshold
+from deepmr.motifs import Motif, threshold, word_scores
 from deepmr.tables import draws_array
 
 _UNITS = {
@@ -177,12 +177,11 @@ def best_sites(
     for target, motif in motifs.items():
         if motif is None:
             continue
-        lowest, log_odds = threshold(motif, motif_p_value), motif.log_odds()
+        lowest = threshold(motif, motif_p_value)
         centres = np.full(len(letters), np.nan)
         for first in range(0, len(letters), _ROWS):
             codes = np.stack([encode(one) for one in letters[first : first + _ROWS]])
-            scores = scan(codes, log_odds)
-            best = scores.max(axis=1) if both_strands else scores[:, 0]
+            best = word_scores(codes, motif, both_strands)
             if not best.shape[1]:
                 continue
             at = best.argmax(axis=1)
